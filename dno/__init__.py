@@ -1,0 +1,17 @@
+"""Delay neural operators: three ways to learn (history, delay, parameters) -> trajectory. Needs torch and numpy."""
+
+from dno.checkpoint import load, save
+from dno.operator import Operator, OperatorSpec
+from dno.registry import MODELS, OPERATORS, build_operator, default_hyperparameters, objection
+
+__all__ = [
+    "MODELS",
+    "OPERATORS",
+    "Operator",
+    "OperatorSpec",
+    "build_operator",
+    "default_hyperparameters",
+    "load",
+    "objection",
+    "save",
+]

@@ -1,0 +1,131 @@
+"""Stacked history: the past as a further spatial axis.
+
+A trajectory is folded into the delay plane U[n, s] = x((n+s)τ), n the delay interval, s the place within it
+(Arecchi, Giacomelli et al. 1992; Giacomelli & Politi 1996). Layers combine a spectral convolution in s (and x) with a
+causal convolution in n that is shift-invariant and knows no row index; the next row is integrated from its rate:
+U[n+1, s] = U[n, 1] + τ ∫₀ˢ G dσ. All rows of a crop train in parallel under the causal mask.
+"""
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor, nn
+
+from dno.layers import FourierLayer, ParameterHead
+from dno.operator import TINY, Operator, OperatorSpec
+from dno.quadrature import integration_matrix
+
+
+@dataclass(frozen=True)
+class StackedHistoryHyperparameters:
+    """Defaults that depend on a family follow its traits; `default_hyperparameters` resolves them."""
+
+    width: int = 48
+    n_layers: int = 4
+    fourier_modes_t: int = 12
+    fourier_modes_x: int = 6
+    dropout: float = 0.0
+    rows: int = 4
+    log_state: bool = False
+    homogeneous: bool = False
+
+
+class CausalRows(nn.Module):
+    """Pointwise map with a causal kernel over rows: out[n] = Σ_k W_k in[n-k] + b. Fields (S, X, R, B, C)."""
+
+    def __init__(self, width: int, kernel: int) -> None:
+        super().__init__()
+        self.taps = nn.ModuleList(nn.Linear(width, width, bias=k == 0) for k in range(kernel))
+        with torch.no_grad():
+            for tap in self.taps[1:]:
+                tap.weight.mul_(0.5)
+
+    def forward(self, x: Tensor) -> Tensor:
+        out = self.taps[0](x)
+        for k, tap in enumerate(self.taps[1:], start=1):
+            if k < x.shape[2]:
+                earlier = tap(x[:, :, :-k])
+                out = torch.cat([out[:, :, :k], out[:, :, k:] + earlier], 2)
+        return out
+
+
+class StackedHistory(Operator):
+    """Stacked-history operator: sees the last `rows` delay intervals, zero-padded beside a presence channel."""
+
+    Hyperparameters = StackedHistoryHyperparameters
+    target_rows = 4
+
+    @classmethod
+    def trait_defaults(cls, spec: OperatorSpec) -> dict[str, object]:
+        """A space axis makes every layer X times as dear: smaller layers, more steps in the same time."""
+        return {"width": 24, "n_layers": 3, "fourier_modes_t": 8} if spec.n_space > 1 else {}
+
+    def __init__(self, spec: OperatorSpec, hyperparameters: StackedHistoryHyperparameters) -> None:
+        h = hyperparameters
+        super().__init__(spec, h.log_state, h.homogeneous)
+        self.past_rows = h.rows
+        points, parameters, components = spec.points_per_delay + 1, len(spec.parameter_names), spec.components
+        self.lift = nn.Linear(components + 1 + parameters + 1, h.width)  # state, presence, parameters, delay
+        self.layers = nn.ModuleList(
+            FourierLayer(points, spec.n_space, h.fourier_modes_t, h.fourier_modes_x, h.width, h.dropout, False)
+            for _ in range(h.n_layers)
+        )
+        # The kernels' reach adds up to exactly `rows`, spread over the layers from the first on.
+        reach = [(h.rows - 1) // h.n_layers + (i < (h.rows - 1) % h.n_layers) for i in range(h.n_layers)]
+        self.causal = nn.ModuleList(CausalRows(h.width, 1 + r) for r in reach)
+        self.head = ParameterHead(h.width, parameters, components)
+        self.jump_head = ParameterHead(h.width, parameters, components) if "neutral" in spec.traits else None
+        whole = integration_matrix(points, 1 / spec.points_per_delay)
+        self.register_buffer("integral", torch.tensor(whole, dtype=torch.get_default_dtype()), persistent=False)
+
+    def next_rows(self, state: Tensor, present: Tensor, tau: Tensor, parameters: Tensor) -> Tensor:
+        """For every row its successor: state (S, X, R, B, c), present (B, R) -> (S, X, R, B, c)."""
+        points, space, rows = state.shape[:3]
+        presence = present.T.to(state.dtype)[:, :, None]  # (R, B, 1)
+        delay = ((tau - self.tau_mean) / self.tau_deviation)[:, None]
+        given = torch.cat([presence, parameters.expand(rows, -1, -1), delay.expand(rows, -1, -1)], -1)
+        x = self.lift(torch.cat([state * presence, given.expand(points, space, -1, -1, -1)], -1))
+        for layer, causal in zip(self.layers, self.causal, strict=True):
+            flat = x.flatten(2, 3)
+            x = layer(flat, causal(x).flatten(2, 3)).view(x.shape)
+        rate = tau[:, None] * self.rate_scale * self.head(x, self.head.weights(parameters))
+        following = state[-1] + torch.tensordot(self.integral, rate, 1)
+        if self.jump_head is not None:
+            jump = self.jump_head(x, self.jump_head.weights(parameters))
+            following = following + jump - jump[0]
+        return following
+
+    def _encode_rows(self, rows: Tensor, present: Tensor, past: int) -> tuple[Tensor, Tensor | None]:
+        """(B, R, M+1, C) -> state (S, X, R, B, c) and the scale (B, 1), from the first `past` rows alone."""
+        batch, count = present.shape
+        field = self.to_field(rows.flatten(0, 1)).unflatten(2, (batch, count)).transpose(2, 3)  # (S, X, R, B, c)
+        if not self.homogeneous:
+            return self.encode(field, None), None
+        power = field[:, :, :past].square().mean((0, 1, 4)).T * present[:, :past]  # (B, past)
+        scale = (power.sum(1) / present[:, :past].sum(1).clamp_min(1)).sqrt().clamp_min(TINY)[:, None]
+        return self.encode(field, scale), scale
+
+    def training_loss(
+        self, rows: Tensor, present: Tensor, tau: Tensor, params: Tensor, progress: float, generator: torch.Generator
+    ) -> Tensor:
+        state, _ = self._encode_rows(rows, present, self.past_rows)
+        predicted = self.next_rows(state[:, :, :-1], present[:, :-1], tau, self.standardised(params))
+        error = (predicted - state[:, :, 1:])[:, :, self.past_rows - 1 :]
+        valid = present[:, self.past_rows :].T[:, :, None]  # (target, B, 1)
+        per_row = error.square().mean((0, 1))  # (target, B, c)
+        return (per_row * valid).sum() / (valid.sum() * per_row.shape[-1])
+
+    def forward(self, history: Tensor, tau: Tensor, params: Tensor, n_steps: int) -> Tensor:
+        parameters = self.standardised(params)
+        window = [torch.zeros_like(history)] * (self.past_rows - 1) + [history]
+        present = torch.zeros(len(history), self.past_rows, dtype=torch.bool, device=history.device)
+        present[:, -1] = True
+        pieces = []
+        for _ in range(-(-n_steps // self.spec.points_per_delay)):
+            state, scale = self._encode_rows(torch.stack(window, 1), present, self.past_rows)
+            following = self.next_rows(state, present, tau, parameters)[:, :, -1]
+            row = self.from_field(self.decode(following, scale))
+            pieces.append(row[:, 1:])
+            window = window[1:] + [row]
+            present = torch.cat([present[:, 1:], torch.ones_like(present[:, :1])], 1)
+        return torch.cat(pieces, 1)[:, :n_steps]

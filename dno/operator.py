@@ -90,7 +90,7 @@ class Operator(nn.Module):
         self.rate_scale.copy_(torch.where(rate > 1e-12, rate, torch.ones_like(rate)))
         for name, values in (("parameter", params.double()), ("tau", tau.double())):
             getattr(self, f"{name}_mean").copy_(values.mean(0))
-            deviation = values.std(0)
+            deviation = (values - values.mean(0)).square().mean(0).sqrt()
             # A parameter that is the same in all rows up to rounding is a constant: its deviation is 1.
             constant = deviation <= 1e-6 * values.abs().amax(0)
             getattr(self, f"{name}_deviation").copy_(torch.where(constant, torch.ones_like(deviation), deviation))

@@ -10,9 +10,7 @@ SCALAR = dno.OperatorSpec(1, 16, ("a", "b"), frozenset({"positive"}))
 NEUTRAL = dno.OperatorSpec(1, 16, ("a", "b", "c"), frozenset({"homogeneous", "neutral"}))
 SPATIAL = dno.OperatorSpec(8, 16, ("D",), frozenset({"positive", "spatial"}))
 PLAIN = dno.OperatorSpec(2, 16, (), frozenset())
-SPECS = pytest.mark.parametrize(
-    "spec", [SCALAR, NEUTRAL, SPATIAL, PLAIN], ids=["scalar", "neutral", "spatial", "plain"]
-)
+SPECS = pytest.mark.parametrize("spec", [SCALAR, NEUTRAL, SPATIAL, PLAIN], ids=["scalar", "neutral", "space", "plain"])
 MODELS = pytest.mark.parametrize("model", dno.MODELS)
 SMALL = {"width": 8, "fourier_modes_t": 4}
 

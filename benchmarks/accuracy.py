@@ -153,9 +153,8 @@ def main() -> int:
     print(table(rows))
     results = verdicts(rows)
     for result in results:
-        print(
-            f"{'holds' if result['holds'] else 'FAILS'}  {result['name']}: {result['value']:.2e} ≤ {result['target']:.2e}"
-        )
+        verdict = "holds" if result["holds"] else "FAILS"
+        print(f"{verdict}  {result['name']}: {result['value']:.2e}, at most {result['target']:.2e}")
     commit = subprocess.run(["git", "rev-parse", "HEAD"], cwd=ROOT, capture_output=True, text=True, check=False)
     content = {
         "commit": commit.stdout.strip(),

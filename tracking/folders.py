@@ -1,0 +1,166 @@
+"""Run folders: written so that a reader never sees half a file, read so that a damaged one costs one line."""
+
+import csv
+import dataclasses
+import hashlib
+import math
+import os
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from datetime import datetime
+from pathlib import Path
+from typing import Self
+
+import numpy as np
+
+from tracking.records import EpochRecord, FinalResults, RunConfig
+
+CONFIG = "config.json"
+METRICS = "metrics.csv"
+RESULTS = "final_results.json"
+ARTIFACTS = "artifacts"
+PREDICTIONS = "predictions.npz"
+PARTIAL = ".partial."  # begins the name of a file that is being written
+NOT_RUNS = ("wandb",)  # folders of a results folder that hold no run, besides hidden ones
+LARGEST_TEXT = 64 * 2**20
+LARGEST_PREDICTIONS = 512 * 2**20
+COLUMNS = tuple(field.name for field in dataclasses.fields(EpochRecord))
+
+
+class RunFolder:
+    """One run's folder while the run goes on."""
+
+    def __init__(self, path: Path, config: RunConfig) -> None:
+        self.path = path
+        self.config = config
+        self._metrics = open(path / METRICS, "a", newline="", encoding="utf-8")  # noqa: SIM115 closed by close()
+        self._rows = csv.writer(self._metrics, lineterminator="\n")
+
+    @classmethod
+    def create(cls, results_dir: Path, config: RunConfig) -> Self:
+        """A new folder {model}_{family}_{timestamp} with its config.json; no two processes ever get the same."""
+        stem = f"{config.model}_{config.family}_{datetime.now():%Y%m%d_%H%M%S_%f}"
+        results_dir.mkdir(parents=True, exist_ok=True)
+        path, suffix = results_dir / stem, 1
+        while not _made(path):
+            path, suffix = results_dir / f"{stem}_{suffix}", suffix + 1
+        (path / ARTIFACTS).mkdir()
+        _write_atomically(path / CONFIG, lambda partial: partial.write_text(config.to_json(), encoding="utf-8"))
+        folder = cls(path, config)
+        folder._rows.writerow(COLUMNS)
+        folder._metrics.flush()
+        return folder
+
+    def append_epoch(self, record: EpochRecord) -> None:
+        """Writes and flushes one row of metrics.csv."""
+        values = (getattr(record, name) for name in COLUMNS)
+        self._rows.writerow("" if not math.isfinite(value) else repr(_number(value)) for value in values)
+        self._metrics.flush()
+
+    def save_artifact(self, name: str, writer: Callable[[Path], None]) -> Path:
+        """artifacts/`name`, written by `writer(path)` under a temporary name with the same ending, then renamed."""
+        if not name or name != Path(name).name or name.startswith("."):
+            raise ValueError(f"artifact: expected a plain file name, got {name!r}")
+        target = self.path / ARTIFACTS / name
+        _write_atomically(target, writer)
+        return target
+
+    def save_predictions(self, arrays: Mapping[str, np.ndarray]) -> Path:
+        """artifacts/predictions.npz with the arrays that `docs/formats.md` lists."""
+        return self.save_artifact(PREDICTIONS, lambda partial: np.savez_compressed(partial, **arrays))
+
+    def finish(self, results: FinalResults) -> FinalResults:
+        """Writes final_results.json with the sha256 of all other files. Nothing may be written afterwards."""
+        if (self.path / RESULTS).exists():
+            raise RuntimeError(f"{self.path}: this run is finished already")
+        self._metrics.flush()
+        os.fsync(self._metrics.fileno())
+        self.close()
+        files = {name: _sha256(self.path / name) for name in _file_names(self.path)}
+        results = dataclasses.replace(results, files=files, digest="")
+        results = dataclasses.replace(results, digest=_digest(results))
+        _write_atomically(self.path / RESULTS, lambda partial: partial.write_text(results.to_json(), encoding="utf-8"))
+        return results
+
+    def close(self) -> None:
+        """Closes metrics.csv; `finish` does this too."""
+        self._metrics.close()
+
+
+@dataclass(frozen=True)
+class Run:
+    """One run folder as it was read. `results` is None while the run goes on, and after it was killed."""
+
+    path: Path
+    config: RunConfig
+    epochs: tuple[EpochRecord, ...]
+    results: FinalResults | None
+    problems: tuple[str, ...] = ()  # what is wrong with the folder; it was readable all the same
+
+    @property
+    def name(self) -> str:
+        return self.path.name
+
+    def predictions(self) -> dict[str, np.ndarray]:
+        """The arrays of predictions.npz; FileNotFoundError without one, RecordError where it is damaged or changed."""
+        raise NotImplementedError
+
+    def changed_artifacts(self) -> list[str]:
+        """The artifacts that are missing or were changed since the run finished. Reads all of them."""
+        raise NotImplementedError
+
+
+def read_run(path: Path) -> Run:
+    """One run folder. FileNotFoundError without a config.json, RecordError where it cannot be read."""
+    raise NotImplementedError
+
+
+def read_runs(results_dir: Path) -> tuple[list[Run], list[str]]:
+    """All runs of a results folder in order of creation, and one line for every folder with something wrong.
+
+    Artifacts are not touched. A folder without readable config.json is no run and only has its line.
+    """
+    raise NotImplementedError
+
+
+def _made(path: Path) -> bool:
+    try:
+        path.mkdir(exist_ok=False)
+    except FileExistsError:
+        return False
+    return True
+
+
+def _number(value: float) -> int | float:
+    return int(value) if isinstance(value, int) else float(value)
+
+
+def _write_atomically(target: Path, writer: Callable[[Path], object]) -> None:
+    partial = target.with_name(PARTIAL + target.name)
+    try:
+        writer(partial)
+        with open(partial, "rb+") as handle:
+            os.fsync(handle.fileno())
+        os.replace(partial, target)
+    finally:
+        partial.unlink(missing_ok=True)
+    folder = os.open(target.parent, os.O_RDONLY)
+    try:
+        os.fsync(folder)
+    finally:
+        os.close(folder)
+
+
+def _file_names(path: Path) -> list[str]:
+    """Relative names of a run folder's files, final_results.json and files being written left out."""
+    files = (file for file in path.rglob("*") if file.is_file() and not file.name.startswith(PARTIAL))
+    return sorted(name for name in (file.relative_to(path).as_posix() for file in files) if name != RESULTS)
+
+
+def _sha256(path: Path) -> str:
+    with open(path, "rb") as handle:
+        return hashlib.file_digest(handle, "sha256").hexdigest()
+
+
+def _digest(results: FinalResults) -> str:
+    return hashlib.sha256(dataclasses.replace(results, digest="").to_json().encode()).hexdigest()

@@ -1,4 +1,4 @@
-"""Run folders: written so that a reader never sees half a file, read so that a damaged one costs one line."""
+"""The folder of a run while it goes on: every file is written so that a reader never sees half of it."""
 
 import csv
 import dataclasses
@@ -6,7 +6,6 @@ import hashlib
 import math
 import os
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
 from datetime import datetime
 from pathlib import Path
 from typing import Self
@@ -21,9 +20,6 @@ RESULTS = "final_results.json"
 ARTIFACTS = "artifacts"
 PREDICTIONS = "predictions.npz"
 PARTIAL = ".partial."  # begins the name of a file that is being written
-NOT_RUNS = ("wandb",)  # folders of a results folder that hold no run, besides hidden ones
-LARGEST_TEXT = 64 * 2**20
-LARGEST_PREDICTIONS = 512 * 2**20
 COLUMNS = tuple(field.name for field in dataclasses.fields(EpochRecord))
 
 
@@ -39,6 +35,7 @@ class RunFolder:
     @classmethod
     def create(cls, results_dir: Path, config: RunConfig) -> Self:
         """A new folder {model}_{family}_{timestamp} with its config.json; no two processes ever get the same."""
+        config = RunConfig.from_json(config.to_json())  # what could not be read again is refused now
         stem = f"{config.model}_{config.family}_{datetime.now():%Y%m%d_%H%M%S_%f}"
         results_dir.mkdir(parents=True, exist_ok=True)
         path, suffix = results_dir / stem, 1
@@ -76,51 +73,15 @@ class RunFolder:
         self._metrics.flush()
         os.fsync(self._metrics.fileno())
         self.close()
-        files = {name: _sha256(self.path / name) for name in _file_names(self.path)}
-        results = dataclasses.replace(results, files=files, digest="")
-        results = dataclasses.replace(results, digest=_digest(results))
+        files = {name: sha256(self.path / name) for name in _file_names(self.path)}
+        results = FinalResults.from_json(dataclasses.replace(results, files=files, digest="").to_json())
+        results = dataclasses.replace(results, digest=digest(results))
         _write_atomically(self.path / RESULTS, lambda partial: partial.write_text(results.to_json(), encoding="utf-8"))
         return results
 
     def close(self) -> None:
         """Closes metrics.csv; `finish` does this too."""
         self._metrics.close()
-
-
-@dataclass(frozen=True)
-class Run:
-    """One run folder as it was read. `results` is None while the run goes on, and after it was killed."""
-
-    path: Path
-    config: RunConfig
-    epochs: tuple[EpochRecord, ...]
-    results: FinalResults | None
-    problems: tuple[str, ...] = ()  # what is wrong with the folder; it was readable all the same
-
-    @property
-    def name(self) -> str:
-        return self.path.name
-
-    def predictions(self) -> dict[str, np.ndarray]:
-        """The arrays of predictions.npz; FileNotFoundError without one, RecordError where it is damaged or changed."""
-        raise NotImplementedError
-
-    def changed_artifacts(self) -> list[str]:
-        """The artifacts that are missing or were changed since the run finished. Reads all of them."""
-        raise NotImplementedError
-
-
-def read_run(path: Path) -> Run:
-    """One run folder. FileNotFoundError without a config.json, RecordError where it cannot be read."""
-    raise NotImplementedError
-
-
-def read_runs(results_dir: Path) -> tuple[list[Run], list[str]]:
-    """All runs of a results folder in order of creation, and one line for every folder with something wrong.
-
-    Artifacts are not touched. A folder without readable config.json is no run and only has its line.
-    """
-    raise NotImplementedError
 
 
 def _made(path: Path) -> bool:
@@ -157,10 +118,10 @@ def _file_names(path: Path) -> list[str]:
     return sorted(name for name in (file.relative_to(path).as_posix() for file in files) if name != RESULTS)
 
 
-def _sha256(path: Path) -> str:
+def sha256(path: Path) -> str:
     with open(path, "rb") as handle:
         return hashlib.file_digest(handle, "sha256").hexdigest()
 
 
-def _digest(results: FinalResults) -> str:
+def digest(results: FinalResults) -> str:
     return hashlib.sha256(dataclasses.replace(results, digest="").to_json().encode()).hexdigest()

@@ -1,0 +1,1 @@
+"""How a study is searched: slots, storage, sampling, workers, leaderboard. Optuna lives in this room alone."""

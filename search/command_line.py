@@ -1,0 +1,199 @@
+"""The flags of a search. Only the standard library is imported here, so that `--help` answers at once."""
+
+import argparse
+import shlex
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import NoReturn
+
+from hyperparameter_config import SEARCH_SPACES
+from search.objectives import OBJECTIVES, parse_objectives
+
+DEFAULT_RESULTS_DIR = Path("hyperparameter_results")
+SEARCH_TYPES = ("grid", "random", "bayesian")
+DESCRIPTION = """\
+Search hyperparameters of delay neural operators. The same command again goes on where the last one ended.
+
+  python hyperparameter_search.py --search_type bayesian --model method_of_steps --family mackey --n_trials 12
+  python hyperparameter_search.py --dry_run            show the space and the data, train nothing
+"""
+EPILOG = """\
+Flags may be spelt with underscores or dashes. Exit codes: 0 done, 1 no trial finished or a trial hit a bug,
+2 wrong usage or data, 130 Ctrl-C, 143 SIGTERM.
+"""
+
+
+@dataclass(frozen=True)
+class Options:
+    """All flags, checked as far as that goes without data."""
+
+    search_type: str
+    model: str | None
+    family: str | None
+    n_trials: int
+    max_combinations: int
+    objectives: tuple[str, ...]
+    seed: int
+    study: str | None
+    confirm_top: int
+    confirm_seeds: int
+    max_epochs: int
+    patience: int
+    max_seconds: float | None
+    data_root: Path
+    results_dir: Path
+    device: str
+    n_workers: int
+    wandb_project: str
+    wandb_entity: str | None
+    wandb_mode: str
+    dry_run: bool
+    rerun: Path | None
+    verbosity: int
+    notes: tuple[str, ...]
+    arguments: tuple[str, ...]
+
+    @property
+    def command(self) -> str:
+        """The command line, ready to paste."""
+        return "python hyperparameter_search.py " + shlex.join(self.arguments)
+
+
+class OneLineParser(argparse.ArgumentParser):
+    """Answers a usage error in one line, without the usage text."""
+
+    def error(self, message: str) -> NoReturn:
+        self.exit(2, f"error: {message} (see --help)\n")
+
+
+class HelpFormatter(argparse.ArgumentDefaultsHelpFormatter, argparse.RawDescriptionHelpFormatter):
+    """Keeps the line breaks of the description and shows defaults."""
+
+
+def _integer(low: int) -> type:
+    def whole(text: str) -> int:
+        value = int(text)
+        if value < low:
+            raise argparse.ArgumentTypeError(f"expected a whole number of at least {low}, got {text}")
+        return value
+
+    whole.__name__ = f"whole number of at least {low}"
+    return whole
+
+
+def _seconds(text: str) -> float:
+    value = float(text)
+    if not 0 < value < float("inf"):
+        raise argparse.ArgumentTypeError(f"expected a positive number of seconds, got {text}")
+    return value
+
+
+_seconds.__name__ = "positive number of seconds"
+
+
+def _study_name(text: str) -> str:
+    if not text or text != text.strip() or any(c in text for c in "/\\\0") or text.startswith("."):
+        raise argparse.ArgumentTypeError(f"expected a name that can be part of a file name, got {text!r}")
+    return text
+
+
+def _add_flags(parser: argparse.ArgumentParser) -> None:
+    what = parser.add_argument_group("what is searched")
+    what.add_argument("--search_type", choices=SEARCH_TYPES, default="random", help="search strategy")
+    what.add_argument("--model", choices=tuple(SEARCH_SPACES), default=None, help="operator; without it, all of them")
+    what.add_argument(
+        "--family",
+        metavar="NAME",
+        default=None,
+        help="dataset family: mackey, delayed_logistic, neutral, reaction_diffusion, any other of data/families.py, or "
+        "a folder of --data_root; without it, all of data/families.py",
+    )
+    what.add_argument(
+        "--n_trials", type=_integer(1), default=50, metavar="N", help="trials of a random or bayesian study"
+    )
+    what.add_argument("--max_combinations", type=_integer(1), default=50, metavar="N", help="cells of a grid study")
+    what.add_argument(
+        "--objectives",
+        default="rel_error",
+        metavar="A,B",
+        help=f"metrics of the validation split to optimise, several for a Pareto front: {', '.join(OBJECTIVES)}",
+    )
+    what.add_argument("--seed", type=_integer(0), default=0, metavar="INT", help="seed of the whole search")
+    what.add_argument(
+        "--study", type=_study_name, default=None, metavar="NAME", help="its name; else {model}_{family}_{search_type}"
+    )
+    trial = parser.add_argument_group("each trial")
+    trial.add_argument("--max_epochs", type=_integer(1), default=200, metavar="N", help="training epochs at most")
+    trial.add_argument(
+        "--patience", type=_integer(1), default=20, metavar="N", help="epochs without progress before a trial stops"
+    )
+    trial.add_argument(
+        "--max_seconds",
+        type=_seconds,
+        default=None,
+        metavar="S",
+        help="seconds at most; such trials do not repeat exactly",
+    )
+    confirm = parser.add_argument_group("after the search")
+    confirm.add_argument(
+        "--confirm_top", type=_integer(0), default=0, metavar="K", help="train the best K again with fresh seeds"
+    )
+    confirm.add_argument(
+        "--confirm_seeds", type=_integer(1), default=3, metavar="N", help="fresh seeds for each of them"
+    )
+    where = parser.add_argument_group("where")
+    where.add_argument("--data_root", type=Path, default=Path("./data"), metavar="PATH", help="root directory for data")
+    where.add_argument(
+        "--results_dir", type=Path, default=DEFAULT_RESULTS_DIR, metavar="PATH", help="run folders and studies"
+    )
+    where.add_argument("--device", default="auto", metavar="NAME", help="auto, cpu, cuda or cuda:N")
+    where.add_argument("--n_workers", type=_integer(1), default=1, metavar="N", help="processes of one thread each")
+    track = parser.add_argument_group("tracking")
+    track.add_argument("--wandb_project", default="dno-search", metavar="STR", help="W&B project name")
+    track.add_argument("--wandb_entity", default=None, metavar="STR", help="W&B entity name; None for your own")
+    track.add_argument("--wandb_mode", choices=("online", "offline", "disabled"), default="online", help="W&B mode")
+    instead = parser.add_argument_group("instead of searching")
+    instead.add_argument("--dry_run", action="store_true", help="show space, data and one configuration; train nothing")
+    instead.add_argument(
+        "--rerun",
+        type=Path,
+        default=None,
+        metavar="RUN_FOLDER",
+        help="train this folder's configuration again and compare",
+    )
+    talk = parser.add_argument_group("talk").add_mutually_exclusive_group()
+    talk.add_argument("-v", "--verbose", action="store_true", help="say more")
+    talk.add_argument("-q", "--quiet", action="store_true", help="warnings and the leaderboard only")
+
+
+def underscored(arguments: Sequence[str]) -> list[str]:
+    """The arguments with `--n-trials` spelt `--n_trials`."""
+    spelt = []
+    for argument in arguments:
+        name, equals, value = argument.partition("=")
+        if name.startswith("--"):
+            name = "--" + name[2:].replace("-", "_")
+        spelt.append(name + equals + value)
+    return spelt
+
+
+def parse_arguments(arguments: Sequence[str]) -> Options:
+    """The options of a command line; exits with code 2 and one line where it is wrong."""
+    parser = OneLineParser(
+        prog="hyperparameter_search.py",
+        description=DESCRIPTION,
+        epilog=EPILOG,
+        formatter_class=HelpFormatter,
+        allow_abbrev=False,
+    )
+    _add_flags(parser)
+    values = vars(parser.parse_args(underscored(arguments)))
+    try:
+        objectives, notes = parse_objectives(values.pop("objectives"))
+    except ValueError as error:
+        parser.error(f"argument --objectives: {error}")
+    verbosity = values.pop("verbose") - values.pop("quiet")
+    if values["wandb_entity"] in ("None", "none", ""):
+        values["wandb_entity"] = None
+    return Options(objectives=objectives, notes=tuple(notes), verbosity=verbosity, arguments=tuple(arguments), **values)

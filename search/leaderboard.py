@@ -1,0 +1,203 @@
+"""The end of a search: ranked trials, where the time went, and the exact next commands."""
+
+import math
+import shlex
+import statistics
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import optuna
+from optuna.study import StudyDirection
+from optuna.trial import FrozenTrial, TrialState
+
+from search.command_line import DEFAULT_RESULTS_DIR, Options
+from search.plan import StudyPlan
+from search.sampling import grid_size
+from search.slots import finished_trials
+
+SHOWN = 10
+
+
+@dataclass(frozen=True)
+class Row:
+    """One complete trial. `confirmed` holds (validation, test) errors of the trainings with fresh seeds."""
+
+    rank: int
+    slot: int
+    values: tuple[float, ...]
+    is_on_front: bool
+    val_error: float
+    test_error: float
+    differing: dict[str, object]
+    run_folder: str
+    confirmed: tuple[tuple[float, float], ...] = ()
+
+
+@dataclass(frozen=True)
+class Times:
+    """Seconds of process time since the command began (wall time times workers)."""
+
+    training: float
+    evaluation: float
+    everything: float
+
+    def line(self) -> str:
+        """Seconds and shares of training, evaluation, and all the rest."""
+        rest = max(0.0, self.everything - self.training - self.evaluation)
+        parts = (
+            ("training steps", self.training),
+            ("evaluation", self.evaluation),
+            ("everything else (start-up, files, W&B, Optuna, waiting)", rest),
+        )
+        total = max(self.everything, 1e-9)
+        shares = ", ".join(f"{name} {seconds:.1f} s ({100 * seconds / total:.0f} %)" for name, seconds in parts)
+        return f"time: {self.everything:.1f} s: {shares}"
+
+
+def leaderboard_rows(
+    study: optuna.Study, plan: StudyPlan, confirmed: Mapping[int, Sequence[tuple[float, float]]] | None = None
+) -> list[Row]:
+    """All complete trials, best first; with several objectives the Pareto front first, by the first of them."""
+    trials = [t for t in finished_trials(study, plan.n_slots) if t.state == TrialState.COMPLETE]
+    front = {t.number for t in pareto_front(trials, study.directions)}
+    signs = [-1.0 if d == StudyDirection.MAXIMIZE else 1.0 for d in study.directions]
+    trials.sort(key=lambda t: (t.number not in front, signs[0] * t.values[0], t.number))
+    differing = {n for n in plan.space if len({repr(t.params.get(n)) for t in trials}) > 1}
+    return [
+        Row(
+            rank=rank,
+            slot=trial.user_attrs["slot"],
+            values=tuple(trial.values),
+            is_on_front=trial.number in front,
+            val_error=_metric(trial, "val_rel_error"),
+            test_error=_metric(trial, "test_rel_error"),
+            differing={name: trial.params[name] for name in plan.space if name in differing},
+            run_folder=trial.user_attrs.get("run_folder", ""),
+            confirmed=tuple((confirmed or {}).get(trial.user_attrs["slot"], ())),
+        )
+        for rank, trial in enumerate(trials, start=1)
+    ]
+
+
+def pareto_front(trials: Sequence[FrozenTrial], directions: Sequence[StudyDirection]) -> list[FrozenTrial]:
+    """The trials that no other one beats in every objective; with one objective, the best."""
+    signs = [-1.0 if d == StudyDirection.MAXIMIZE else 1.0 for d in directions]
+    points = [tuple(sign * value for sign, value in zip(signs, trial.values, strict=True)) for trial in trials]
+
+    def is_beaten(point: tuple[float, ...]) -> bool:
+        return any(other != point and all(o <= p for o, p in zip(other, point, strict=True)) for other in points)
+
+    return [trial for trial, point in zip(trials, points, strict=True) if not is_beaten(point)]
+
+
+def _metric(trial: FrozenTrial, name: str) -> float:
+    return float(trial.user_attrs.get("metrics", {}).get(name, math.nan))
+
+
+def format_leaderboard(study: optuna.Study, plan: StudyPlan, rows: Sequence[Row], results_dir: Path) -> str:
+    """The table as text, the best ten; two lines a trial."""
+    others = [name for name in plan.objectives if name != "rel_error"]
+    header = ["rank", "val error", "test error", *others, "slot", "run folder"]
+    lines = []
+    for row in rows[:SHOWN]:
+        mark = "*" if row.is_on_front and len(plan.objectives) > 1 else ""
+        values = [f"{v:.4g}" for v, name in zip(row.values, plan.objectives, strict=True) if name in others]
+        cells = [f"{row.rank}{mark}", f"{row.val_error:.4g}", f"{row.test_error:.4g}", *values, str(row.slot)]
+        lines.append([*cells, str(results_dir / row.run_folder)])
+    widths = [max(len(line[i]) for line in [header, *lines]) for i in range(len(header))]
+    text = [f"{plan.name}: {count_line(study, plan)}"]
+    text.append("  ".join(cell.ljust(width) for cell, width in zip(header, widths, strict=True)).rstrip())
+    for row, line in zip(rows, lines, strict=False):
+        text.append("  ".join(cell.ljust(width) for cell, width in zip(line, widths, strict=True)).rstrip())
+        if row.differing:
+            text.append("      " + " ".join(f"{name}={shown(value)}" for name, value in row.differing.items()))
+        if row.confirmed:
+            text.append("      " + confirmed_line(row.confirmed))
+    if len(rows) > SHOWN:
+        text.append(f"... and {len(rows) - SHOWN} more complete trials")
+    if len(plan.objectives) > 1:
+        text.append(f"* on the Pareto front of {', '.join(plan.objectives)}")
+    return "\n".join(text)
+
+
+def count_line(study: optuna.Study, plan: StudyPlan) -> str:
+    """How many slots are finished, and how."""
+    trials = finished_trials(study, plan.n_slots)
+    words = {TrialState.COMPLETE: "complete", TrialState.PRUNED: "pruned", TrialState.FAIL: "failed"}
+    counts = Counter(words[trial.state] for trial in trials)
+    parts = [f"{counts[word]} {word}" for word in words.values() if counts[word]]
+    failed = sorted({str(t.user_attrs.get("reason")) for t in trials if t.state == TrialState.FAIL})
+    why = f" ({'; '.join(failed)[:200]})" if failed else ""
+    return f"{len(trials)} of {plan.n_slots} slots finished: {', '.join(parts) or 'none'}{why}"
+
+
+def confirmed_line(confirmed: Sequence[tuple[float, float]]) -> str:
+    """Mean ± standard deviation over the fresh seeds."""
+    val, test = ([pair[i] for pair in confirmed] for i in (0, 1))
+    spread = [statistics.stdev(values) if len(values) > 1 else math.nan for values in (val, test)]
+    return (
+        f"with {len(confirmed)} fresh seeds: val {statistics.fmean(val):.4g} ± {spread[0]:.2g}, "
+        f"test {statistics.fmean(test):.4g} ± {spread[1]:.2g}"
+    )
+
+
+def shown(value: object) -> str:
+    return f"{value:.4g}" if isinstance(value, float) else str(value)
+
+
+def with_flag(arguments: Sequence[str], flag: str, value: object) -> str:
+    """The command line with one flag set to another value, ready to paste."""
+    kept, skip = [], False
+    for argument in arguments:
+        name = argument.partition("=")[0].replace("-", "_")
+        if skip:
+            skip = False
+        elif name == flag.replace("-", "_"):
+            skip = "=" not in argument
+        else:
+            kept.append(argument)
+    return "python hyperparameter_search.py " + shlex.join([*kept, flag, str(value)])
+
+
+def next_commands(plan: StudyPlan, rows: Sequence[Row], options: Options, is_finished: bool) -> str:
+    """What to do now: report, going on, repeating the best trial, using the best model."""
+    results_dir, lines = options.results_dir, []
+    if rows:
+        elsewhere = "" if results_dir == DEFAULT_RESULTS_DIR else f" --results_dir {shlex.quote(str(results_dir))}"
+        lines += ["see the report:", f"  python advanced_visualizations.py{elsewhere}"]
+    if not is_finished:
+        lines += ["go on where this ended:", f"  {options.command}"]
+    elif plan.search_type != "grid":
+        lines += ["go on with more trials:", "  " + with_flag(options.arguments, "--n_trials", 2 * plan.n_slots)]
+    elif plan.n_slots < grid_size(plan.space):
+        lines += ["go on with more cells:", "  " + with_flag(options.arguments, "--max_combinations", 2 * plan.n_slots)]
+    if rows:
+        folder = results_dir / rows[0].run_folder
+        where = [f"{name} {value}" for name, value in flags_of_place(options.arguments)]
+        command = ["python hyperparameter_search.py --rerun", shlex.quote(str(folder)), *where]
+        lines += ["repeat the best trial:", "  " + " ".join(command)]
+        lines += ["use the best model:", *("  " + line for line in snippet(folder))]
+    return "\n".join(lines)
+
+
+def flags_of_place(arguments: Sequence[str]) -> list[tuple[str, str]]:
+    """The flags that say where things lie, as they were given."""
+    pairs = []
+    for i, argument in enumerate(arguments):
+        name, equals, value = argument.partition("=")
+        if name.replace("-", "_") in ("__data_root", "__results_dir", "__device"):
+            pairs.append((name, shlex.quote(value if equals else arguments[i + 1])))
+    return pairs
+
+
+def snippet(folder: Path) -> list[str]:
+    """Five lines of Python that predict with the best model."""
+    return [
+        "import dno, numpy as np",
+        f"operator = dno.load({str(folder / 'artifacts' / 'best_model.pt')!r})",
+        "history = np.ones((33, operator.spec.channels))  # values at equidistant times from -tau to 0",
+        "params = dict.fromkeys(operator.spec.parameter_names, 1.0)  # yours",
+        "print(operator.predict(history, tau=1.0, params=params, times=np.linspace(0, 10, 101)))",
+    ]

@@ -1,0 +1,217 @@
+"""What is searched: a `StudyPlan` for each (model, family), made of the flags, the search space and the data."""
+
+import logging
+import math
+from collections.abc import Iterable
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+import torch
+
+import dno
+import model_trainer
+from data import FAMILIES
+from data.batches import FamilyData, load_family
+from data.generate import DEFAULT_DATA_ROOT, ensure_datasets
+from hyperparameter_config import SEARCH_SPACES, Choice, Range, check_names, parse_space, restrict
+from search.command_line import Options
+from search.objectives import OBJECTIVES
+from search.sampling import derived_seed, grid_cells, snap
+from search.storage import refuse_differences, stored_fingerprint
+
+logger = logging.getLogger(__name__)
+
+SECONDS_PER_EPOCH = 0.6  # of a middling configuration on one core
+
+
+@dataclass(frozen=True)
+class StudyPlan:
+    """One study: everything that decides which trials it holds and how they train.
+
+    `defaults` completes a sampled configuration; `first` is the configuration of slot 0 and `cells` those of all slots,
+    where they are given; `changes` tells how the default was moved into the space. A confirmation study repeats the
+    configuration of the slot `origin` of the study `parent`.
+    """
+
+    name: str
+    model: str
+    family: str
+    search_type: str
+    space: dict[str, Range | Choice]
+    dropped: tuple[str, ...]
+    defaults: dict[str, object]
+    n_slots: int
+    objectives: tuple[str, ...]
+    seed: int
+    max_epochs: int
+    patience: int
+    max_seconds: float | None
+    dataset_sha256: dict[str, str]
+    first: dict[str, object] | None = None
+    cells: tuple[dict[str, object], ...] | None = None
+    changes: tuple[str, ...] = ()
+    parent: str | None = None
+    origin: int | None = None
+
+    @property
+    def role(self) -> str:
+        return "trial" if self.origin is None else "confirmation"
+
+    def parameters(self, slot: int) -> dict[str, object]:
+        """The configuration that is laid down for a slot; empty where the sampler chooses."""
+        if self.cells is not None:
+            return dict(self.cells[slot])
+        return dict(self.first or {}) if slot == 0 else {}
+
+    def training_seed(self, slot: int) -> int:
+        """The seed of a slot's training. A confirmation's seeds are those of no trial."""
+        if self.origin is not None:
+            return derived_seed(self.seed, f"confirmation of slot {self.origin}", slot)
+        return derived_seed(self.seed, "training", slot)
+
+    def is_pruned(self) -> bool:
+        """Whether bad trials are stopped early: not in a grid, which compares every cell, nor for other objectives."""
+        return self.search_type != "grid" and self.origin is None and self.objectives == ("rel_error",)
+
+    def fingerprint(self) -> dict[str, object]:
+        """What must not change while a study goes on. The number of slots may."""
+        space = {
+            name: list(entry.values) if isinstance(entry, Choice) else [entry.low, entry.high, entry.scale]
+            for name, entry in self.space.items()
+        }
+        fixed = {name: value for name, value in self.defaults.items() if name not in space}
+        return {
+            "model": self.model,
+            "family": self.family,
+            "search_type": self.search_type,
+            "objectives": list(self.objectives),
+            "seed": self.seed,
+            "max_epochs": self.max_epochs,
+            "patience": self.patience,
+            "max_seconds": self.max_seconds,
+            "space": space,
+            "fixed": fixed,
+            "data": {split: digest[:16] for split, digest in sorted(self.dataset_sha256.items())},
+        }
+
+
+def resolve_device(name: str) -> torch.device:
+    """The device of `--device`; `auto` takes the GPU where there is one."""
+    if name == "auto":
+        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    try:
+        device = torch.device(name)
+    except RuntimeError as error:
+        raise ValueError(f"--device: expected auto, cpu, cuda or cuda:N, got {name!r}") from error
+    if device.type == "cuda" and (device.index or 0) >= torch.cuda.device_count():
+        raise ValueError(
+            f"--device {name}: this machine has {torch.cuda.device_count()} CUDA devices; use --device cpu"
+        )
+    return device
+
+
+def uses_default_root(data_root: Path) -> bool:
+    return data_root.resolve() == DEFAULT_DATA_ROOT.resolve()
+
+
+def choose_families(options: Options) -> list[str]:
+    """The families to search: the one asked for, or all there are."""
+    found = sorted(path.parent.name for path in options.data_root.glob("*/train.h5"))
+    known = list(FAMILIES) + [name for name in found if name not in FAMILIES]
+    if options.family is not None:
+        if options.family not in known and not (options.data_root / options.family).is_dir():
+            raise ValueError(
+                f"--family: expected one of {', '.join(known)}, or a folder of {options.data_root} with files of your "
+                f"own, got {options.family!r}"
+            )
+        return [options.family]
+    if uses_default_root(options.data_root) or not found:
+        return known
+    absent = [name for name in FAMILIES if name not in found]
+    if absent:
+        logger.info("%s has no %s: not searched", options.data_root, ", ".join(absent))
+    return found
+
+
+def find_data(family: str, options: Options, device: torch.device) -> FamilyData:
+    """The family's splits on the device. In the default root missing ones are made."""
+    ensure_datasets(family, options.data_root, is_default_root=uses_default_root(options.data_root))
+    return load_family(family, options.data_root, device)
+
+
+def checked_spaces(models: Iterable[str]) -> dict[str, dict[str, Range | Choice]]:
+    """The parsed search space of every model; ValueError for a malformed entry or a name that nothing takes."""
+    spaces = {}
+    for model in models:
+        spaces[model] = parse_space(model)
+        check_names(model, spaces[model], model_trainer.hyperparameter_names(model))
+    return spaces
+
+
+def plan_study(
+    model: str, space: dict[str, Range | Choice], data: FamilyData, options: Options, is_only: bool
+) -> StudyPlan:
+    """The plan of one (model, family)."""
+    spec = model_trainer.operator_spec(data)
+    space, dropped = restrict(space, lambda name, value: dno.objection(model, name, value, spec))
+    for objective in options.objectives:
+        split = OBJECTIVES[objective].split
+        if split is not None and split not in data.splits:
+            raise ValueError(
+                f"--objectives {objective}: needs {options.data_root / data.family / split}.h5, which is missing"
+            )
+    defaults = model_trainer.default_hyperparameters(model, spec)
+    name = f"{model}_{data.family}_{options.search_type}" if options.study is None else options.study
+    if options.study is not None and not is_only:
+        name = f"{options.study}_{model}_{data.family}"
+    plan = StudyPlan(
+        name=name,
+        model=model,
+        family=data.family,
+        search_type=options.search_type,
+        space=space,
+        dropped=tuple(dropped),
+        defaults=defaults,
+        n_slots=options.n_trials,
+        objectives=options.objectives,
+        seed=options.seed,
+        max_epochs=options.max_epochs,
+        patience=options.patience,
+        max_seconds=options.max_seconds,
+        dataset_sha256=dict(data.sha256),
+    )
+    if options.search_type == "grid":
+        cells = tuple(grid_cells(space, options.max_combinations, options.seed))
+        return replace(plan, cells=cells, n_slots=len(cells))
+    first, changes = snap(defaults, space)
+    return replace(plan, first=first, changes=tuple(changes))
+
+
+def prepare_studies(options: Options) -> tuple[list[StudyPlan], dict[str, FamilyData]]:
+    """All studies of this command and the data of each family. ValueError or FileNotFoundError for what is wrong."""
+    models = [options.model] if options.model else [name for name in SEARCH_SPACES if name in dno.MODELS]
+    spaces = checked_spaces(models)
+    device = resolve_device(options.device)
+    families = choose_families(options)
+    data = {family: find_data(family, options, device) for family in families}
+    is_only = len(models) * len(families) == 1
+    plans = [
+        plan_study(model, spaces[model], data[family], options, is_only) for model in models for family in families
+    ]
+    return plans, data
+
+
+def estimated_hours(plans: list[StudyPlan], n_workers: int) -> float:
+    """A rough guess of the wall time, were no trial stopped early."""
+    seconds = sum(
+        plan.n_slots * min(plan.max_epochs * SECONDS_PER_EPOCH, plan.max_seconds or math.inf) for plan in plans
+    )
+    return seconds / n_workers / 3600
+
+
+def check_stored(plans: list[StudyPlan], options: Options) -> None:
+    """Raises ValueError where a study of this name was started differently. Writes nothing."""
+    for plan in plans:
+        stored = stored_fingerprint(options.results_dir, plan.name)
+        if stored is not None:
+            refuse_differences(plan.name, stored, plan.fingerprint())

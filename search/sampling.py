@@ -1,0 +1,114 @@
+"""From a parsed search space to configurations: distributions, grid cells, the default configuration, seeded samplers.
+
+All three strategies read the same entries: `Range(low, high, scale)` and `Choice(values)` of `hyperparameter_config`.
+"""
+
+import math
+from collections.abc import Iterator, Mapping
+
+import numpy as np
+import optuna
+from optuna.pruners import BasePruner, HyperbandPruner, NopPruner
+from optuna.samplers import BaseSampler, RandomSampler, TPESampler
+
+from hyperparameter_config import Choice, Range, grid_values, size
+
+GRID_POINTS = 4  # a continuous entry has this many values in a grid, both ends included
+STARTUP_TRIALS = 5  # the Bayesian search draws this many at random before its model steers
+REDUCTION = 3  # Hyperband keeps one trial in this many at every rung
+RUNGS = 3  # the most aggressive bracket stops first at max_epochs / REDUCTION ** (RUNGS - 1)
+
+Space = Mapping[str, Range | Choice]
+
+
+def derived_seed(seed: int, purpose: str, index: int) -> int:
+    """A 31-bit seed for one purpose and index; different ones do not resemble each other."""
+    words = np.random.SeedSequence([seed, *purpose.encode(), index]).generate_state(1)
+    return int(words[0] >> 1)
+
+
+def suggest(trial: optuna.Trial, space: Space) -> dict[str, object]:
+    """One value for every entry, from the trial's sampler or from the values it was enqueued with."""
+    return {name: _suggest_one(trial, name, entry) for name, entry in space.items()}
+
+
+def _suggest_one(trial: optuna.Trial, name: str, entry: Range | Choice) -> object:
+    if isinstance(entry, Choice):
+        return trial.suggest_categorical(name, list(entry.values))
+    if entry.scale == "int":
+        return trial.suggest_int(name, entry.low, entry.high)
+    return trial.suggest_float(name, entry.low, entry.high, log=entry.scale == "log")
+
+
+def sampler(search_type: str, seed: int, slot: int) -> BaseSampler:
+    """The sampler of one slot, seeded by it, so that a resumed search draws what an uninterrupted one does."""
+    slot_seed = derived_seed(seed, "sampler", slot)
+    if search_type == "bayesian":
+        return TPESampler(seed=slot_seed, n_startup_trials=STARTUP_TRIALS)
+    return RandomSampler(seed=slot_seed)
+
+
+def pruner(max_epochs: int) -> BasePruner:
+    """Hyperband over epochs; none where there are too few of them for its rungs."""
+    shortest = max_epochs // REDUCTION ** (RUNGS - 1)
+    if shortest < 1:
+        return NopPruner()
+    return HyperbandPruner(min_resource=shortest, max_resource=max_epochs, reduction_factor=REDUCTION)
+
+
+def snap(defaults: Mapping[str, object], space: Space) -> tuple[dict[str, object], list[str]]:
+    """The default configuration moved into the space, and one line for every value that had to move."""
+    snapped, changes = {}, []
+    for name, entry in space.items():
+        value = _nearest(defaults.get(name), entry)
+        if value != defaults.get(name):
+            changes.append(
+                f"{name}: the default {defaults.get(name)!r} lies outside the search space, taking {value!r}"
+            )
+        snapped[name] = value
+    return snapped, changes
+
+
+def _nearest(value: object, entry: Range | Choice) -> object:
+    numeric = isinstance(value, int | float) and not isinstance(value, bool)
+    if isinstance(entry, Choice):
+        if any(v == value and type(v) is type(value) for v in entry.values):  # True == 1, and yet is not the same
+            return value
+        numbers = [v for v in entry.values if isinstance(v, int | float) and not isinstance(v, bool)]
+        return min(numbers, key=lambda v: abs(v - value)) if numeric and numbers else entry.values[0]
+    if not numeric:
+        middle = math.sqrt(entry.low * entry.high) if entry.scale == "log" else (entry.low + entry.high) / 2
+        return round(middle) if entry.scale == "int" else middle
+    clipped = min(max(value, entry.low), entry.high)
+    return round(clipped) if entry.scale == "int" else float(clipped)
+
+
+def grid_size(space: Space) -> int:
+    """How many cells the full grid has."""
+    return size(space, GRID_POINTS)
+
+
+def grid_cells(space: Space, limit: int, seed: int) -> list[dict[str, object]]:
+    """At most `limit` different cells of the grid, spread evenly: among any number of first cells, every value of a
+    parameter occurs equally often (up to one, and up to cells that were drawn before). A larger limit only adds cells.
+    """
+    n_cells = grid_size(space)
+    values = {name: grid_values(entry, GRID_POINTS) for name, entry in space.items()}
+    streams = [_permutations(len(v), derived_seed(seed, f"grid {name}", 0)) for name, v in values.items()]
+    chosen: dict[tuple[int, ...], None] = {}
+    for _ in range(50 * n_cells):
+        if len(chosen) == min(limit, n_cells):
+            break
+        chosen[tuple(next(stream) for stream in streams)] = None
+    else:
+        for flat in range(n_cells):
+            if len(chosen) < min(limit, n_cells):
+                chosen[tuple(int(i) for i in np.unravel_index(flat, [len(v) for v in values.values()]))] = None
+    return [{name: values[name][i] for name, i in zip(values, cell, strict=True)} for cell in chosen]
+
+
+def _permutations(n: int, seed: int) -> Iterator[int]:
+    """Endlessly 0 .. n-1 in a new random order each time."""
+    generator = np.random.default_rng(seed)
+    while True:
+        yield from (int(i) for i in generator.permutation(n))

@@ -1,0 +1,176 @@
+"""The N slots of a study: who holds which, which are finished, and what happens to those whose holder died.
+
+A slot is finished by a trial that is COMPLETE, PRUNED, or FAIL with the end "failed" (its own divergence or lack of
+memory). All other ends ("killed", "interrupted", "error", "withdrawn") free the slot again.
+"""
+
+import logging
+import os
+import socket
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import optuna
+import psutil
+from optuna.trial import FrozenTrial, TrialState
+
+logger = logging.getLogger(__name__)
+
+MAX_REPEATS = 5  # a slot whose trials are killed is tried again this often
+
+FAILED, KILLED, INTERRUPTED, ERROR, WITHDRAWN = "failed", "killed", "interrupted", "error", "withdrawn"
+
+
+@dataclass(frozen=True)
+class TrialEnd:
+    """How a trial ended, as the study stores it. `status` is complete, pruned, or one of the ends above."""
+
+    status: str
+    reason: str | None
+    values: tuple[float, ...] | None
+    metrics: dict[str, float | int]
+    seconds: dict[str, float]
+
+
+@dataclass(frozen=True)
+class Tally:
+    """The state of the slots 0 .. n-1."""
+
+    finished: int
+    running: int
+    waiting: int
+
+
+def owner_identity() -> str:
+    """`host:pid:start time` of this process: unlike a pid alone, never used twice."""
+    return f"{socket.gethostname()}:{os.getpid()}:{psutil.Process().create_time():.2f}"
+
+
+def is_alive(owner: str | None) -> bool:
+    """Whether the process that recorded itself as owner still runs on this machine.
+
+    An owner on another machine counts as dead: the search lock of the study is ours, so its search is over.
+    """
+    if owner is None:
+        return False
+    host, pid, started = owner.rsplit(":", 2)
+    if host != socket.gethostname():
+        return False
+    try:
+        process = psutil.Process(int(pid))
+        return process.status() != psutil.STATUS_ZOMBIE and abs(process.create_time() - float(started)) < 0.05
+    except psutil.NoSuchProcess:
+        return False
+
+
+def is_finished(trial: FrozenTrial) -> bool:
+    """Whether this trial finishes its slot."""
+    if trial.state in (TrialState.COMPLETE, TrialState.PRUNED):
+        return True
+    return trial.state == TrialState.FAIL and trial.user_attrs.get("end") == FAILED
+
+
+def trials_by_slot(study: optuna.Study) -> dict[int, list[FrozenTrial]]:
+    """All trials of the study by slot, oldest first."""
+    slots: dict[int, list[FrozenTrial]] = {}
+    for trial in study.get_trials(deepcopy=False):
+        if "slot" in trial.user_attrs:
+            slots.setdefault(trial.user_attrs["slot"], []).append(trial)
+    return slots
+
+
+def finished_trials(study: optuna.Study, n_slots: int | None = None) -> list[FrozenTrial]:
+    """The trial that finished each slot, in the order of the slots."""
+    chosen = {slot: next((t for t in trials if is_finished(t)), None) for slot, trials in trials_by_slot(study).items()}
+    return [chosen[s] for s in sorted(chosen) if chosen[s] is not None and (n_slots is None or s < n_slots)]
+
+
+def record_end(study: optuna.Study, number: int, end: TrialEnd) -> None:
+    """Writes the end of a RUNNING trial into the study; the state changes last."""
+    attributes = {"end": end.status, "reason": end.reason, "metrics": end.metrics, "seconds": end.seconds}
+    storage = study._storage
+    trial_id = storage.get_trial_id_from_study_id_trial_number(study._study_id, number)
+    for key, value in attributes.items():
+        if value:
+            storage.set_trial_user_attr(trial_id, key, value)
+    if end.status == "complete":
+        study.tell(number, list(end.values or ()))
+    else:
+        study.tell(number, state=TrialState.PRUNED if end.status == "pruned" else TrialState.FAIL)
+
+
+def reconcile(
+    study: optuna.Study,
+    n_slots: int,
+    parameters: Callable[[int], dict[str, object]],
+    adopt: Callable[[FrozenTrial], TrialEnd | None],
+    mark: str = KILLED,
+) -> Tally:
+    """Makes the study agree with the world; call it under the guard lock.
+
+    A RUNNING trial whose owner is dead is adopted when `adopt` finds its complete result, else it ends as `mark`. Then
+    every slot without a waiting, running or finished trial is enqueued again, with its last parameters where it had
+    any, else with `parameters(slot)`; an empty dict means that the sampler chooses.
+    """
+    for trial in study.get_trials(deepcopy=False, states=(TrialState.RUNNING,)):
+        if not is_alive(trial.user_attrs.get("owner")):
+            _bury(study, trial, adopt(trial), mark)
+    _withdraw(study, n_slots)
+    slots = trials_by_slot(study)
+    finished = running = waiting = 0
+    for slot in range(n_slots):
+        trials = slots.get(slot, [])
+        states = {trial.state for trial in trials}
+        if any(is_finished(trial) for trial in trials):
+            finished += 1
+        elif TrialState.RUNNING in states:
+            running += 1
+        else:
+            if TrialState.WAITING not in states:
+                _enqueue(study, slot, trials, parameters)
+            waiting += 1
+    return Tally(finished, running, waiting)
+
+
+def claim(study: optuna.Study, owner: str) -> optuna.Trial | None:
+    """Takes the next waiting slot, or None where nothing waits; call it under the guard lock."""
+    if not study.get_trials(deepcopy=False, states=(TrialState.WAITING,)):
+        return None
+    trial = study.ask()
+    trial.set_user_attr("owner", owner)
+    return trial
+
+
+def _bury(study: optuna.Study, trial: FrozenTrial, result: TrialEnd | None, mark: str) -> None:
+    slot, attempt = trial.user_attrs.get("slot"), trial.user_attrs.get("attempt", 0)
+    if result is not None:
+        logger.info("slot %s: the trial was fully written before its process ended; its result is kept", slot)
+    elif mark == KILLED and attempt >= MAX_REPEATS:
+        result = TrialEnd(FAILED, f"killed in each of {attempt + 1} attempts", None, {}, {})
+        logger.warning("slot %s: %s; counted as failed", slot, result.reason)
+    else:
+        result = TrialEnd(mark, f"its process was {mark}", None, {}, {})
+        logger.info("slot %s: its process was %s; the slot is tried again", slot, mark)
+    record_end(study, trial.number, result)
+
+
+def _withdraw(study: optuna.Study, n_slots: int) -> None:
+    """Takes back waiting slots beyond the present number: the last search of the study wanted more."""
+    storage = study._storage
+    for trial in study.get_trials(deepcopy=False, states=(TrialState.WAITING,)):
+        if trial.user_attrs.get("slot", n_slots) >= n_slots:
+            trial_id = storage.get_trial_id_from_study_id_trial_number(study._study_id, trial.number)
+            storage.set_trial_user_attr(trial_id, "end", WITHDRAWN)
+            storage.set_trial_state_values(trial_id, TrialState.FAIL)
+
+
+def _enqueue(
+    study: optuna.Study, slot: int, trials: list[FrozenTrial], parameters: Callable[[int], dict[str, object]]
+) -> None:
+    values, attempt = parameters(slot), 0
+    if trials:
+        last = trials[-1]
+        attempt = last.user_attrs.get("attempt", 0) + (last.user_attrs.get("end") == KILLED)
+        if last.user_attrs.get("sampled"):
+            values = dict(last.params)
+    study.enqueue_trial(values, user_attrs={"slot": slot, "attempt": attempt})

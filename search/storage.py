@@ -1,0 +1,191 @@
+"""Where studies are kept: Optuna's journal file under a kernel lock, and the locks that keep searches apart."""
+
+import fcntl
+import json
+import logging
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import optuna
+from optuna.storages import BaseStorage, JournalStorage
+from optuna.storages.journal import JournalFileBackend
+
+logger = logging.getLogger(__name__)
+
+JOURNAL_NAME = "studies.journal"
+LOCK_FOLDER = ".locks"
+
+
+class StudyBusyError(ValueError):
+    """Another process is searching this study at the moment."""
+
+
+class KernelLock:
+    """An exclusive lock on a file of its own. The kernel drops it with its process, so it is never left behind.
+
+    `fcntl.lockf` rather than `flock`: a forked child does not keep it alive. Its one trap is that closing *any* handle
+    of the file drops the lock, so nothing else may open these files.
+    """
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        self._handle: int | None = None
+
+    def acquire(self, wait: bool = True) -> bool:
+        """Takes the lock; without `wait`, False where another process holds it."""
+        self.path.parent.mkdir(parents=True, exist_ok=True)
+        handle = os.open(self.path, os.O_RDWR | os.O_CREAT, 0o644)
+        try:
+            fcntl.lockf(handle, fcntl.LOCK_EX if wait else fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            os.close(handle)
+            return False
+        self._handle = handle
+        return True
+
+    def release(self) -> None:
+        if self._handle is not None:
+            os.close(self._handle)
+            self._handle = None
+
+
+@contextmanager
+def held(lock: KernelLock) -> Iterator[None]:
+    """Holds the lock for the length of the block."""
+    lock.acquire()
+    try:
+        yield
+    finally:
+        lock.release()
+
+
+class JournalLock:
+    """Lock of the journal file that first cuts off a line which a killed process left unfinished.
+
+    Without the cut, the next record is glued onto the torn one and no later process can open the journal.
+    """
+
+    def __init__(self, journal: Path) -> None:
+        self._journal = journal
+        self._lock = KernelLock(lock_path(journal.parent, journal.name))
+
+    def acquire(self) -> bool:
+        self._lock.acquire()
+        cut_torn_tail(self._journal)
+        return True
+
+    def release(self) -> None:
+        self._lock.release()
+
+
+def cut_torn_tail(journal: Path) -> int:
+    """Truncates the file to its last newline; returns how many bytes were cut off."""
+    if not journal.exists():
+        return 0
+    with open(journal, "rb+") as handle:
+        size = handle.seek(0, os.SEEK_END)
+        end = size
+        while end > 0:
+            start = max(0, end - 4096)
+            handle.seek(start)
+            newline = handle.read(end - start).rfind(b"\n")
+            if newline >= 0:
+                end = start + newline + 1
+                break
+            end = start
+        if end < size:
+            handle.truncate(end)
+            os.fsync(handle.fileno())
+            logger.warning("%s: cut off %d bytes that a killed process left unfinished", journal, size - end)
+    return size - end
+
+
+def lock_path(results_dir: Path, name: str) -> Path:
+    return results_dir / LOCK_FOLDER / f"{name}.lock"
+
+
+def search_lock(results_dir: Path, study_name: str) -> KernelLock:
+    """Held by the one command that searches a study."""
+    return KernelLock(lock_path(results_dir, f"{study_name}.search"))
+
+
+def guard_lock(results_dir: Path, study_name: str) -> KernelLock:
+    """Held for moments, while slots change hands."""
+    return KernelLock(lock_path(results_dir, f"{study_name}.slots"))
+
+
+def open_storage(results_dir: Path) -> BaseStorage:
+    """The journal of all studies of a results folder; made when it is missing."""
+    journal = results_dir.resolve() / JOURNAL_NAME
+    journal.parent.mkdir(parents=True, exist_ok=True)
+    lock = JournalLock(journal)
+    lock.acquire()  # also cuts a torn tail before the first read
+    lock.release()
+    try:
+        return JournalStorage(JournalFileBackend(str(journal), lock_obj=lock))
+    except (ValueError, KeyError) as error:
+        raise ValueError(f"{journal}: damaged ({error}); move it away, the run folders stay readable") from error
+
+
+def open_study(storage: BaseStorage, name: str, directions: list[str], fingerprint: dict[str, object]) -> optuna.Study:
+    """The study of this name; made with its fingerprint when it is new. Call it under the study's search lock.
+
+    Raises ValueError with the differences when the stored fingerprint is another one.
+    """
+    study = optuna.create_study(study_name=name, storage=storage, directions=directions, load_if_exists=True)
+    stored = study.user_attrs.get("fingerprint")
+    if stored is None and not study.get_trials(deepcopy=False):
+        study.set_user_attr("fingerprint", fingerprint)
+        stored = fingerprint
+    refuse_differences(name, stored or {}, fingerprint)
+    return study
+
+
+def refuse_differences(name: str, stored: dict[str, object], wanted: dict[str, object]) -> None:
+    """Raises ValueError with the differences between two fingerprints, if there are any."""
+    differences = fingerprint_differences(stored, json.loads(json.dumps(wanted)))
+    if differences:
+        raise ValueError(
+            f"study {name!r} was started differently: {'; '.join(differences)}; "
+            "give the same values to go on, or --study NEW for a new study"
+        )
+
+
+def stored_fingerprint(results_dir: Path, name: str) -> dict[str, object] | None:
+    """The fingerprint of a study, or None where there is no such study. Writes nothing."""
+    if not (results_dir / JOURNAL_NAME).exists():
+        return None
+    storage = open_storage(results_dir)
+    for summary in storage.get_all_studies():
+        if summary.study_name == name:
+            return summary.user_attrs.get("fingerprint")
+    return None
+
+
+def fingerprint_differences(stored: dict[str, object], wanted: dict[str, object]) -> list[str]:
+    """One phrase per entry that differs, nested entries by dotted names."""
+    old, new = _flat(stored), _flat(wanted)
+    return [
+        f"{key} was {_shown(old, key)}, is {_shown(new, key)}"
+        for key in sorted(old | new)
+        if old.get(key) != new.get(key)
+    ]
+
+
+def _flat(entries: dict[str, object], prefix: str = "") -> dict[str, object]:
+    flat: dict[str, object] = {}
+    for key, value in entries.items():
+        if isinstance(value, dict):
+            flat |= _flat(value, f"{prefix}{key}.")
+        else:
+            flat[prefix + key] = value
+    return flat
+
+
+def _shown(entries: dict[str, object], key: str) -> str:
+    if key not in entries:
+        return "absent"
+    text = json.dumps(entries[key])
+    return text if len(text) <= 60 else f"{text[:57]}..."

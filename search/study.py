@@ -1,0 +1,150 @@
+"""One study from its plan to its leaderboard."""
+
+import logging
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from tqdm.contrib.logging import logging_redirect_tqdm
+
+from data.batches import FamilyData
+from experiment_tracker import WandbSettings, choose_wandb_mode
+from search.command_line import Options
+from search.confirmation import confirm
+from search.interruption import Interruption
+from search.leaderboard import Row, Times, format_leaderboard, leaderboard_rows, next_commands
+from search.plan import StudyPlan, estimated_hours
+from search.progress import Display
+from search.slots import finished_trials
+from search.storage import search_lock
+from search.trials import Bench, TrialCrash, open_bench
+from search.workers import search_here, search_with_workers, settle
+
+logger = logging.getLogger(__name__)
+
+
+class StudyStopped(Exception):
+    """The study cannot go on; its text is for the user."""
+
+    def __init__(self, text: str, exit_code: int) -> None:
+        super().__init__(text)
+        self.exit_code = exit_code
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """What a search of one study came to."""
+
+    text: str
+    n_complete: int
+
+
+def announce(plans: Sequence[StudyPlan], options: Options) -> None:
+    """Logs how much is ahead."""
+    trials = sum(plan.n_slots for plan in plans)
+    hours = estimated_hours(list(plans), options.n_workers)
+    length = f"{hours:.1f} hours" if hours >= 1 else f"{max(1, round(60 * hours))} minutes"
+    logger.info(
+        "%d %s, %d trials of at most %d epochs; roughly %s with %d worker%s, less where trials stop early",
+        *(len(plans), "study" if len(plans) == 1 else "studies", trials, options.max_epochs, length),
+        *(options.n_workers, "" if options.n_workers == 1 else "s"),
+    )
+    for note in options.notes:
+        logger.info("%s", note)
+    for plan in plans:
+        for line in (*plan.dropped, *plan.changes):
+            logger.info("%s on %s: %s", plan.model, plan.family, line)
+
+
+def search_study(
+    plan: StudyPlan, data: FamilyData, options: Options, interruption: Interruption, since: float
+) -> Outcome:
+    """Finishes every slot of the study, confirms the best, and returns the leaderboard.
+
+    `since` is the time (Unix seconds) from which this study's seconds are counted. Raises StudyStopped with exit code 2
+    when another process searches this study, with 1 when a trial hit a bug.
+    """
+    lock = search_lock(options.results_dir, plan.name)
+    if not lock.acquire(wait=False):
+        raise StudyStopped(f"study {plan.name!r} is being searched by another process; --study NEW starts another", 2)
+    try:
+        settings = WandbSettings(options.wandb_mode, options.wandb_project, options.wandb_entity, options.results_dir)
+        bench = open_bench(plan, options, choose_wandb_mode(settings), data)
+        settle(bench)
+        ended_before = {trial.number for trial in bench.study.get_trials(deepcopy=False) if trial.state.is_finished()}
+        confirmed: dict[int, list[tuple[float, float]]] = {}
+        try:
+            run_slots(bench, interruption)
+            if options.confirm_top and not interruption.is_requested:
+                confirmed = confirm(bench, interruption, run_slots)
+        except KeyboardInterrupt:
+            logger.warning("stopped at once")
+        except TrialCrash as crash:
+            raise StudyStopped(
+                f"a trial of study {plan.name!r} hit a bug, which stops the study; {crash}", 1
+            ) from crash
+        rows = leaderboard_rows(bench.study, plan, confirmed)
+        track_study(bench, rows)
+        times = spent(bench, ended_before, since)
+        return Outcome(_text(bench, rows, times), len(rows))
+    finally:
+        lock.release()
+
+
+def run_slots(bench: Bench, interruption: Interruption) -> None:
+    """Trains until every slot of the bench's study is finished, or a signal came."""
+    plan, options = bench.plan, bench.options
+    finished = settle(bench).finished
+    if finished == plan.n_slots:
+        logger.info("study %s: all %d slots are finished", plan.name, plan.n_slots)
+        return
+    n_lines = min(options.n_workers, plan.n_slots)
+    display = Display(plan.name, plan.n_slots, finished, n_lines, plan.max_epochs, quiet=options.verbosity < 0)
+    try:
+        with logging_redirect_tqdm():
+            (search_here if options.n_workers == 1 else search_with_workers)(bench, interruption, display)
+    finally:
+        display.close()
+
+
+def track_study(bench: Bench, rows: Sequence[Row]) -> None:
+    """Logs the table of trials as the study's own W&B run."""
+    if not rows:
+        return
+    names = list(bench.plan.space)
+    trials = {trial.user_attrs["slot"]: trial for trial in finished_trials(bench.study, bench.plan.n_slots)}
+    table = [
+        [
+            row.rank,
+            row.slot,
+            row.val_error,
+            row.test_error,
+            *(trials[row.slot].params[n] for n in names),
+            row.run_folder,
+        ]
+        for row in rows
+    ]
+    best = {"best_val_rel_error": rows[0].val_error, "best_test_rel_error": rows[0].test_error}
+    columns = ["rank", "slot", "val_rel_error", "test_rel_error", *names, "run_folder"]
+    bench.wandb.log_study(bench.plan.name, columns, table, config=bench.plan.fingerprint(), summary=best)
+
+
+def spent(bench: Bench, ended_before: set[int], since: float) -> Times:
+    """Where the time of this command went: what its trials recorded, out of wall time times workers."""
+    ended = [
+        t for t in bench.study.get_trials(deepcopy=False) if t.state.is_finished() and t.number not in ended_before
+    ]
+    seconds = [trial.user_attrs.get("seconds", {}) for trial in ended]
+    return Times(
+        training=sum(s.get("training", 0.0) for s in seconds),
+        evaluation=sum(s.get("evaluation", 0.0) for s in seconds),
+        everything=(time.time() - since) * bench.options.n_workers,
+    )
+
+
+def _text(bench: Bench, rows: Sequence[Row], times: Times) -> str:
+    """Leaderboard, times of this command, next commands."""
+    plan, options = bench.plan, bench.options
+    is_finished = len(finished_trials(bench.study, plan.n_slots)) == plan.n_slots
+    table = format_leaderboard(bench.study, plan, rows, options.results_dir)
+    return "\n".join(["", table, times.line(), next_commands(plan, rows, options, is_finished)])

@@ -1,0 +1,211 @@
+"""One trial: a configuration is sampled, trained, written to its run folder, and told to the study."""
+
+import logging
+import math
+import platform
+import traceback
+from collections.abc import Callable
+from dataclasses import dataclass
+from datetime import datetime
+from importlib.metadata import version
+
+import optuna
+import torch
+from optuna.trial import FrozenTrial
+
+import dno
+import model_trainer
+from data.batches import FamilyData
+from experiment_tracker import (
+    EpochRecord,
+    FinalResults,
+    NullWandb,
+    RecordError,
+    RunConfig,
+    RunFolder,
+    WandbLogger,
+    WandbSettings,
+    open_wandb,
+    read_run,
+)
+from search.command_line import Options
+from search.objectives import directions, objective_values
+from search.plan import StudyPlan, find_data, resolve_device
+from search.progress import Channel
+from search.sampling import pruner, sampler, suggest
+from search.slots import ERROR, FAILED, TrialEnd, record_end
+from search.storage import open_storage, open_study
+
+logger = logging.getLogger(__name__)
+
+AT_ONCE = "stopped at once"
+VERSIONS = ("torch", "numpy", "optuna", "wandb")
+
+
+class TrialCrash(Exception):
+    """A trial ended by an error that is none of its own: a bug. Its text is the traceback."""
+
+
+@dataclass(frozen=True)
+class Bench:
+    """All that a process needs to run trials of a study."""
+
+    plan: StudyPlan
+    options: Options
+    study: optuna.Study
+    data: FamilyData
+    device: torch.device
+    wandb_settings: WandbSettings
+    wandb: WandbLogger | NullWandb
+
+
+def open_bench(plan: StudyPlan, options: Options, settings: WandbSettings, data: FamilyData | None = None) -> Bench:
+    """The study, opened or made, and the family's data, loaded where they are not given."""
+    torch.set_num_threads(1)
+    optuna.logging.set_verbosity(optuna.logging.WARNING)
+    device = resolve_device(options.device)
+    data = find_data(plan.family, options, device) if data is None else data
+    study = open_study(open_storage(options.results_dir), plan.name, directions(plan.objectives), plan.fingerprint())
+    return Bench(plan, options, study, data, device, settings, open_wandb(settings))
+
+
+def run_trial(bench: Bench, trial: optuna.Trial, channel: Channel) -> None:
+    """Trains the configuration of a claimed slot and tells the study how it ended. Raises TrialCrash for a bug."""
+    plan, study, slot = bench.plan, bench.study, trial.user_attrs["slot"]
+    channel.began(slot)
+    study.sampler, study.pruner = sampler(plan.search_type, plan.seed, slot), optuna.pruners.NopPruner()
+    hyperparameters = plan.defaults | suggest(trial, plan.space)
+    study.pruner = pruner(plan.max_epochs)  # only now: with Hyperband in place TPE would learn from one bracket alone
+    folder = RunFolder.create(bench.options.results_dir, _run_config(bench, slot, trial, hyperparameters))
+    for key, value in (("sampled", True), ("run_folder", folder.path.name)):
+        trial.set_user_attr(key, value)
+
+    def on_epoch(record: EpochRecord) -> str | None:
+        channel.epoch(slot, record.epoch, record.val_rel_error)
+        if channel.stop_requested():
+            return "interrupted"
+        if plan.is_pruned() and math.isfinite(record.val_rel_error):
+            trial.report(record.val_rel_error, record.epoch)
+            if trial.should_prune():
+                return "pruned"
+        return None
+
+    results = train_into(folder, bench.data, bench.wandb, on_epoch)
+    end = trial_end(results, plan.objectives)
+    record_end(study, trial.number, end)
+    channel.ended(slot, end.status)
+    logger.info("slot %d: %s", slot, _one_line(end, folder.path.name))
+    if end.status == ERROR:
+        raise TrialCrash(f"{folder.path}:\n{results.traceback}")
+    if end.reason == AT_ONCE:
+        raise KeyboardInterrupt
+
+
+def train_into(
+    folder: RunFolder, data: FamilyData, wandb: WandbLogger | NullWandb, on_epoch: Callable[[EpochRecord], str | None]
+) -> FinalResults:
+    """Trains the folder's configuration and writes epochs, model, predictions and, last, the results.
+
+    An error that is not the trial's own is recorded with its traceback, for the caller to stop at.
+    """
+    config = folder.config
+    limits = model_trainer.Limits(config.max_epochs, config.patience, config.max_seconds)
+
+    def record_epoch(record: EpochRecord) -> str | None:
+        folder.append_epoch(record)
+        wandb.log_epoch(record)
+        return on_epoch(record)
+
+    wandb.start_trial(config)
+    try:
+        result = model_trainer.train(
+            config.model, config.hyperparameters, data, limits=limits, seed=config.seed, on_epoch=record_epoch
+        )
+        if result.operator is not None:
+            about = {
+                "study": config.study,
+                "slot": config.slot,
+                "family": config.family,
+                "run_folder": folder.path.name,
+            }
+            folder.save_artifact("best_model.pt", lambda path: dno.save(result.operator, path, about))
+        if result.predictions:
+            folder.save_predictions(result.predictions)
+        results = FinalResults(result.status, result.reason, dict(result.metrics), dict(result.seconds))
+    except KeyboardInterrupt:
+        results = FinalResults("interrupted", AT_ONCE, {}, {})
+    except Exception as error:  # recorded here; the study stops at it
+        reason = f"{type(error).__name__}: {error}"
+        results = FinalResults("failed", reason, {}, {}, traceback=traceback.format_exc())
+    results = folder.finish(results)
+    wandb.finish_trial(results, folder.path)
+    return results
+
+
+def trial_end(results: FinalResults, objectives: tuple[str, ...]) -> TrialEnd:
+    """How the study sees the end of a run: the objectives of a complete one, the reason of any other."""
+    metrics = {k: v for k, v in results.metrics.items() if isinstance(v, int | float) and math.isfinite(v)}
+    status, reason, values = results.status, results.reason, None
+    if results.traceback is not None:
+        status = ERROR
+    elif status == "complete":
+        values = objective_values(metrics, objectives)
+        if values is None:
+            status, reason = FAILED, f"one of {', '.join(objectives)} is not finite"
+    seconds = {k: v for k, v in results.seconds.items() if math.isfinite(v)}
+    return TrialEnd(status, reason, values, metrics, seconds)
+
+
+def adopt(bench: Bench, trial: FrozenTrial) -> TrialEnd | None:
+    """The end of a trial whose process died after its results were written; None where they were not."""
+    name = trial.user_attrs.get("run_folder")
+    if name is None:
+        return None
+    try:
+        results = read_run(bench.options.results_dir / name).results
+    except (FileNotFoundError, RecordError) as problem:
+        logger.warning("%s: %s", name, problem)
+        return None
+    return None if results is None else trial_end(results, bench.plan.objectives)
+
+
+def _run_config(bench: Bench, slot: int, trial: optuna.Trial, hyperparameters: dict[str, object]) -> RunConfig:
+    plan, options = bench.plan, bench.options
+    versions = {name: version(name) for name in VERSIONS} | {"python": platform.python_version()}
+    return RunConfig(
+        study=plan.name if plan.origin is None else plan.parent,
+        slot=slot,
+        attempt=trial.user_attrs["attempt"],
+        role=plan.role,
+        search_type=plan.search_type,
+        model=plan.model,
+        family=plan.family,
+        hyperparameters=hyperparameters,
+        seed=plan.training_seed(slot),
+        max_epochs=plan.max_epochs,
+        patience=plan.patience,
+        max_seconds=plan.max_seconds,
+        objectives=list(plan.objectives),
+        device=str(bench.device),
+        threads=torch.get_num_threads(),
+        data_root=str(options.data_root),
+        dataset_sha256=plan.dataset_sha256,
+        versions=versions,
+        command=options.command,
+        created=datetime.now().astimezone().isoformat(),
+        origin=plan.origin,
+    )
+
+
+def _one_line(end: TrialEnd, folder: str) -> str:
+    errors = [f"{s} {end.metrics[f'{s}_rel_error']:.4g}" for s in ("val", "test") if f"{s}_rel_error" in end.metrics]
+    spent = f"{end.seconds['total']:.1f} s" if "total" in end.seconds else ""
+    reason = end.reason if end.status not in ("complete", "pruned") else None
+    parts = [
+        end.status,
+        reason,
+        ", ".join(errors),
+        f"{end.metrics['epochs']} epochs" if "epochs" in end.metrics else "",
+        spent,
+    ]
+    return "; ".join(part for part in (*parts, folder) if part)

@@ -1,0 +1,179 @@
+"""Where trials run: in this process, or in worker processes of one thread each that live across trials.
+
+Both claim slots from the study one at a time until nothing waits. The searching process reconciles: it alone enqueues
+slots, adopts results and notices the dead.
+"""
+
+import contextlib
+import logging
+import multiprocessing
+import signal
+import sys
+import time
+import traceback
+from dataclasses import dataclass
+from multiprocessing.connection import Connection, wait
+from multiprocessing.process import BaseProcess
+
+from experiment_tracker import WandbSettings
+from search.command_line import Options
+from search.environment import prepare_process
+from search.interruption import Interruption
+from search.progress import Display, HereChannel, PipeChannel, PipeLog
+from search.slots import INTERRUPTED, KILLED, Tally, claim, owner_identity, reconcile
+from search.plan import StudyPlan
+from search.storage import guard_lock, held
+from search.trials import Bench, TrialCrash, adopt, open_bench, run_trial
+
+logger = logging.getLogger(__name__)
+
+POLL_SECONDS = 1.0
+MOST_IDLE_DEATHS = 5  # workers that may die in a row without any slot getting finished
+
+
+def settle(bench: Bench, mark: str = KILLED) -> Tally:
+    """Reconciles the slots of the study under its guard."""
+    with held(guard_lock(bench.options.results_dir, bench.plan.name)):
+        return reconcile(
+            bench.study, bench.plan.n_slots, bench.plan.parameters, lambda trial: adopt(bench, trial), mark
+        )
+
+
+def search_here(bench: Bench, interruption: Interruption, display: Display) -> Tally:
+    """Runs the trials one after another in this process: simple, and the same bits every time on a CPU."""
+    channel, owner = HereChannel(display, interruption), owner_identity()
+    while True:
+        tally = settle(bench)
+        display.finished(tally.finished)
+        if tally.finished == bench.plan.n_slots or interruption.is_requested:
+            return tally
+        trial = _claim(bench, owner)
+        if trial is not None:
+            run_trial(bench, trial, channel)
+        else:
+            time.sleep(POLL_SECONDS)  # a worker of a search that was just killed stops at its next epoch
+
+
+def _claim(bench: Bench, owner: str) -> object | None:
+    with held(guard_lock(bench.options.results_dir, bench.plan.name)):
+        return claim(bench.study, owner)
+
+
+@dataclass
+class Worker:
+    """A worker process as the searching process sees it."""
+
+    line: int
+    process: BaseProcess
+    connection: Connection
+    slot: int | None = None
+    crash: str | None = None
+    is_open: bool = True
+    is_told: bool = False
+
+
+def search_with_workers(bench: Bench, interruption: Interruption, display: Display) -> Tally:
+    """Keeps `--n_workers` processes busy until every slot is finished. Raises TrialCrash when a trial hit a bug."""
+    crew: list[Worker] = []
+    idle_deaths = most_finished = 0
+    try:
+        while True:
+            tally = settle(bench)
+            display.finished(tally.finished)
+            if not crew and (tally.finished == bench.plan.n_slots or interruption.is_requested):
+                return tally
+            if interruption.is_requested:
+                _ask_to_stop(crew)
+            elif len(crew) < bench.options.n_workers and tally.waiting > sum(worker.slot is None for worker in crew):
+                crew.append(_start_worker(bench, crew))
+                continue
+            wait([worker.connection for worker in crew], timeout=POLL_SECONDS)
+            for worker in crew:
+                _listen(worker, display)
+            dead = [worker for worker in crew if not worker.is_open]
+            crew = [worker for worker in crew if worker.is_open]
+            idle_deaths = 0 if tally.finished > most_finished else idle_deaths + sum(_bury(worker) for worker in dead)
+            most_finished = tally.finished
+            if idle_deaths > MOST_IDLE_DEATHS * bench.options.n_workers:
+                raise TrialCrash(f"{idle_deaths} worker processes died in a row and no trial was finished")
+    except BaseException:
+        for worker in crew:
+            worker.process.kill()
+            worker.process.join()
+        settle(bench, INTERRUPTED)
+        raise
+
+
+def _start_worker(bench: Bench, crew: list[Worker]) -> Worker:
+    """A new process on the first free line. Spawned, not forked: torch may have threads by now."""
+    context = multiprocessing.get_context("spawn")
+    here, there = context.Pipe()
+    line = min(set(range(bench.options.n_workers)) - {worker.line for worker in crew})
+    process = context.Process(
+        target=_work,
+        args=(bench.plan, bench.options, bench.wandb_settings, there, logging.getLogger().level),
+        name=f"worker {line}",
+    )
+    process.start()
+    there.close()
+    return Worker(line, process, here)
+
+
+def _ask_to_stop(crew: list[Worker]) -> None:
+    for worker in crew:
+        if not worker.is_told:
+            worker.is_told = True
+            with contextlib.suppress(OSError):
+                worker.connection.send("stop")
+
+
+def _listen(worker: Worker, display: Display) -> None:
+    """Takes in all that the worker said since the last time."""
+    try:
+        while worker.connection.poll():
+            kind, *content = worker.connection.recv()
+            if kind == "began":
+                worker.slot = content[0]
+                display.began(worker.line, worker.slot)
+            elif kind == "epoch":
+                display.epoch(worker.line, *content)
+            elif kind == "ended":
+                worker.slot = None
+            elif kind == "log":
+                name, level, text = content
+                logging.getLogger(name).log(level, "%s", text)
+            else:
+                worker.crash = content[0]
+    except (EOFError, OSError):
+        worker.is_open = False
+
+
+def _bury(worker: Worker) -> bool:
+    """Joins a worker that has left; returns whether it died. Raises TrialCrash with what it said before."""
+    worker.process.join()
+    if worker.crash is not None:
+        raise TrialCrash(worker.crash)
+    code = worker.process.exitcode
+    if code:
+        how = f"by signal {-code}" if code < 0 else f"with exit code {code}"
+        logger.warning("%s died %s; its slot is tried again", worker.process.name, how)
+    return code != 0
+
+
+def _work(plan: StudyPlan, options: Options, settings: WandbSettings, connection: Connection, log_level: int) -> None:
+    """The life of a worker process: load the data once, then claim and run trials until nothing waits."""
+    channel = PipeChannel(connection)
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C reaches every process of a terminal; the search decides
+    signal.signal(signal.SIGTERM, lambda number, frame: setattr(channel, "stop", True))
+    logging.basicConfig(level=log_level, handlers=[PipeLog(channel)], force=True)
+    try:
+        prepare_process()
+        bench = open_bench(plan, options, settings)
+        while not channel.stop_requested() and (trial := _claim(bench, owner_identity())) is not None:
+            run_trial(bench, trial, channel)
+    except TrialCrash as crash:
+        channel.send("crash", str(crash))
+        sys.exit(1)
+    except Exception:  # the last door of a process: said to the searching process, which stops the study
+        channel.send("crash", traceback.format_exc())
+        sys.exit(1)

@@ -12,16 +12,20 @@ import sys
 import time
 from collections.abc import Sequence
 
-from search.command_line import parse_arguments
-from search.environment import prepare_process
-
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Runs a search from its flags to the leaderboards; returns the exit code."""
-    since = time.time() - time.process_time()  # includes the start of the interpreter
+    since = time.time() - time.process_time()  # the start of the interpreter counts too
+    try:
+        from search.command_line import parse_arguments
+    except SyntaxError as error:
+        print(f"error: {error.filename}, line {error.lineno}: {error.msg}; correct that line", file=sys.stderr)
+        return 2
     options = parse_arguments(sys.argv[1:] if argv is None else argv)
     configure_logging(options.verbosity)
-    prepare_process()
+    from search.environment import prepare_process
+
+    prepare_process()  # before numpy is imported
     try:
         from search.plan import check_stored, prepare_studies
 
@@ -39,6 +43,9 @@ def main(argv: Sequence[str] | None = None) -> int:
     except (ValueError, FileNotFoundError) as error:
         print(f"error: {error}", file=sys.stderr)
         return 2
+    except KeyboardInterrupt:
+        print("interrupted before the first trial; the same command starts again", file=sys.stderr)
+        return 130
 
     from search.interruption import watched
     from search.study import StudyStopped, announce, search_study
@@ -57,7 +64,7 @@ def main(argv: Sequence[str] | None = None) -> int:
                 return interruption.exit_code
             n_complete, since = n_complete + outcome.n_complete, time.time()
     if n_complete == 0:
-        print("error: no trial finished; the run folders' final_results.json say why", file=sys.stderr)
+        print("error: no trial finished; final_results.json of each run folder says why", file=sys.stderr)
     return 0 if n_complete else 1
 
 

@@ -2,6 +2,7 @@
 
 import logging
 import math
+import os
 from collections.abc import Iterable
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -187,10 +188,20 @@ def plan_study(
     return replace(plan, first=first, changes=tuple(changes))
 
 
+def check_results_dir(results_dir: Path) -> None:
+    """Refuses a folder that run folders cannot be made in. Makes nothing."""
+    existing = next(path for path in (results_dir.absolute(), *results_dir.absolute().parents) if path.exists())
+    if not existing.is_dir():
+        raise ValueError(f"--results_dir {results_dir}: {existing} is a file; name a folder")
+    if not os.access(existing, os.W_OK | os.X_OK):
+        raise ValueError(f"--results_dir {results_dir}: {existing} cannot be written to; name another folder")
+
+
 def prepare_studies(options: Options) -> tuple[list[StudyPlan], dict[str, FamilyData]]:
     """All studies of this command and the data of each family. ValueError or FileNotFoundError for what is wrong."""
     models = [options.model] if options.model else [name for name in SEARCH_SPACES if name in dno.MODELS]
     spaces = checked_spaces(models)
+    check_results_dir(options.results_dir)
     device = resolve_device(options.device)
     families = choose_families(options)
     data = {family: find_data(family, options, device) for family in families}

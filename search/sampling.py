@@ -16,7 +16,8 @@ from hyperparameter_config import Choice, Range, grid_values, size
 GRID_POINTS = 4  # a continuous entry has this many values in a grid, both ends included
 STARTUP_TRIALS = 5  # the Bayesian search draws this many at random before its model steers
 REDUCTION = 3  # Hyperband keeps one trial in this many at every rung
-RUNGS = 3  # the most aggressive bracket stops first at max_epochs / REDUCTION ** (RUNGS - 1)
+RUNGS = 2  # its most aggressive bracket judges at most so often, first after max_epochs / REDUCTION ** RUNGS ...
+EARLIEST_EPOCH = 10  # ... but not before this epoch: a one-cycle schedule has shown little by then
 
 Space = Mapping[str, Range | Choice]
 
@@ -49,11 +50,11 @@ def sampler(search_type: str, seed: int, slot: int) -> BaseSampler:
 
 
 def pruner(max_epochs: int) -> BasePruner:
-    """Hyperband over epochs; none where there are too few of them for its rungs."""
-    shortest = max_epochs // REDUCTION ** (RUNGS - 1)
-    if shortest < 1:
+    """Hyperband over epochs; none where there are too few of them to judge by."""
+    earliest = max(EARLIEST_EPOCH, max_epochs // REDUCTION**RUNGS)
+    if earliest >= max_epochs:
         return NopPruner()
-    return HyperbandPruner(min_resource=shortest, max_resource=max_epochs, reduction_factor=REDUCTION)
+    return HyperbandPruner(min_resource=earliest, max_resource=max_epochs, reduction_factor=REDUCTION)
 
 
 def snap(defaults: Mapping[str, object], space: Space) -> tuple[dict[str, object], list[str]]:

@@ -43,7 +43,7 @@ def announce(plans: Sequence[StudyPlan], options: Options) -> None:
     """Logs how much is ahead."""
     trials = sum(plan.n_slots for plan in plans)
     hours = estimated_hours(list(plans), options.n_workers)
-    length = f"{hours:.1f} hours" if hours >= 1 else f"{max(1, round(60 * hours))} minutes"
+    length = f"{hours:.1f} hours" if hours >= 1 else f"{max(1, round(60 * hours))} min"
     logger.info(
         "%d %s, %d trials of at most %d epochs; roughly %s with %d worker%s, less where trials stop early",
         *(len(plans), "study" if len(plans) == 1 else "studies", trials, options.max_epochs, length),

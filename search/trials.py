@@ -84,7 +84,7 @@ def run_trial(bench: Bench, trial: optuna.Trial, channel: Channel) -> None:
         channel.epoch(slot, record.epoch, record.val_rel_error)
         if channel.stop_requested():
             return "interrupted"
-        if plan.is_pruned() and math.isfinite(record.val_rel_error):
+        if plan.is_pruned() and record.epoch < plan.max_epochs and math.isfinite(record.val_rel_error):
             trial.report(record.val_rel_error, record.epoch)
             if trial.should_prune():
                 return "pruned"

@@ -1,0 +1,102 @@
+"""Grid cells, the default configuration, and seeded samplers."""
+
+from collections import Counter
+
+import optuna
+import pytest
+
+from hyperparameter_config import Choice, Range, parse_space
+from search.sampling import derived_seed, grid_cells, grid_size, pruner, sampler, snap, suggest
+
+SPACE = {
+    "learning_rate": Range(1e-5, 1e-2, "log"),
+    "width": Choice((32, 64, 128, 256)),
+    "n_layers": Range(1, 9, "int"),
+    "dropout": Range(0.0, 0.3, "uniform"),
+    "schedule": Choice(("one_cycle", "plateau")),
+}
+
+
+def draws(search_type: str, slots: list[int], study: optuna.Study) -> list[dict[str, object]]:
+    configurations = []
+    for slot in slots:
+        study.sampler = sampler(search_type, 7, slot)
+        trial = study.ask()
+        configurations.append(suggest(trial, SPACE))
+        study.tell(trial, configurations[-1]["dropout"])
+    return configurations
+
+
+def test_grid_cells_are_different_and_every_value_occurs_equally_often() -> None:
+    cells = grid_cells(SPACE, 48, seed=0)
+    assert len({tuple(cell.values()) for cell in cells}) == 48
+    for name, n_values in (("learning_rate", 4), ("width", 4), ("n_layers", 4), ("dropout", 4), ("schedule", 2)):
+        counts = Counter(cell[name] for cell in cells)
+        assert len(counts) == n_values
+        assert max(counts.values()) - min(counts.values()) <= 2  # 1, and 1 for cells that were drawn before
+
+
+def test_grid_cells_of_a_larger_limit_begin_with_those_of_a_smaller_one() -> None:
+    assert grid_cells(SPACE, 60, seed=3)[:25] == grid_cells(SPACE, 25, seed=3)
+    assert grid_cells(SPACE, 25, seed=4) != grid_cells(SPACE, 25, seed=3)
+
+
+def test_grid_cells_hold_the_whole_grid_when_the_limit_allows() -> None:
+    space = {"width": Choice((8, 16, 32)), "dropout": Range(0.0, 0.3, "uniform"), "log_state": Choice((True, False))}
+    cells = grid_cells(space, 1000, seed=0)
+    assert len(cells) == grid_size(space) == 24
+    assert len({tuple(cell.values()) for cell in cells}) == 24
+    assert {cell["dropout"] for cell in cells} == {0.0, 0.1, 0.2, 0.3}
+
+
+def test_grid_cells_of_the_given_spaces_are_fast_and_lie_inside() -> None:
+    space = parse_space("method_of_steps")
+    for cell in grid_cells(space, 50, seed=0):
+        study = optuna.create_study()
+        study.enqueue_trial(cell)
+        assert suggest(study.ask(), space) == cell  # a value outside would be drawn anew
+
+
+def test_snap_moves_what_lies_outside_and_says_so() -> None:
+    defaults = {"learning_rate": 0.1, "width": 48, "n_layers": 3, "dropout": 0.0, "schedule": "one_cycle", "other": 1}
+    snapped, changes = snap(defaults, SPACE)
+    assert snapped == {"learning_rate": 0.01, "width": 32, "n_layers": 3, "dropout": 0.0, "schedule": "one_cycle"}
+    assert [line.split(":")[0] for line in changes] == ["learning_rate", "width"]
+
+
+def test_snap_tells_true_from_one() -> None:
+    assert snap({"flag": True}, {"flag": Choice((1, 2, True))})[0]["flag"] is True
+    assert snap({"flag": 1}, {"flag": Choice((True, False, 1))})[0] == {"flag": 1}
+
+
+@pytest.mark.parametrize("search_type", ["random", "bayesian"])
+def test_sampler_draws_the_same_when_a_study_is_resumed(search_type: str) -> None:
+    whole = draws(search_type, list(range(14)), optuna.create_study())
+    interrupted = optuna.create_study()
+    first = draws(search_type, list(range(8)), interrupted)
+    resumed = optuna.create_study()
+    resumed.add_trials(interrupted.trials)
+    assert first + draws(search_type, list(range(8, 14)), resumed) == whole
+    assert len({configuration["learning_rate"] for configuration in whole}) == 14
+
+
+def test_derived_seed_differs_by_purpose_index_and_seed() -> None:
+    seeds = {derived_seed(s, p, i) for s in range(10) for p in ("training", "sampler") for i in range(50)}
+    assert len(seeds) == 1000
+    assert max(seeds) < 2**31
+
+
+def test_pruner_judges_no_trial_before_ten_epochs() -> None:
+    assert isinstance(pruner(10), optuna.pruners.NopPruner)
+    study = optuna.create_study(pruner=pruner(90))
+    stopped = []
+    for value in range(60):
+        trial = study.ask()
+        for epoch in range(1, 91):
+            trial.report(float(value), epoch)
+            if trial.should_prune():
+                stopped.append(epoch)
+                break
+        study.tell(trial, state=optuna.trial.TrialState.PRUNED if stopped else None, values=None if stopped else value)
+    assert min(stopped) == 10
+    assert len(stopped) > 30

@@ -6,6 +6,7 @@ import math
 import zipfile
 import zlib
 from dataclasses import dataclass
+from datetime import datetime
 from pathlib import Path, PurePosixPath
 
 import numpy as np
@@ -52,11 +53,12 @@ class Run:
 
 def read_run(path: Path) -> Run:
     """One run folder, artifacts left alone. FileNotFoundError without config.json, RecordError if it is damaged."""
-    config_text = _read_text(path / CONFIG)
     try:
-        config = RunConfig.from_json(config_text)
-    except RecordError as error:
-        raise RecordError(f"{path / CONFIG}: {error}") from error
+        config = RunConfig.from_json(_read_text(path / CONFIG))
+    except FileNotFoundError as error:
+        raise FileNotFoundError(f"{path}: no {CONFIG}, so not a run folder") from error
+    except (RecordError, OSError) as error:
+        raise RecordError(f"{path / CONFIG}: {_one_line(error)}") from error
     problems: list[str] = []
     results = _read_results(path, problems)
     epochs = _read_epochs(path, problems)
@@ -80,15 +82,20 @@ def read_runs(results_dir: Path) -> tuple[list[Run], list[str]]:
             continue
         try:
             run = read_run(path)
-        except FileNotFoundError:
-            problems.append(f"{path}: no {CONFIG}, so not a run folder; left out")
-        except (RecordError, OSError) as error:
+        except (FileNotFoundError, RecordError) as error:
             problems.append(f"{_one_line(error)}; left out")
         else:
             runs.append(run)
             if run.problems:
-                problems.append(f"{path}: {'; '.join(run.problems)}")
-    return sorted(runs, key=lambda run: (run.config.created, run.name)), problems
+                problems.append(f"{_one_line(path)}: {'; '.join(run.problems)}")
+    return sorted(runs, key=lambda run: (_creation(run.config), run.name)), problems
+
+
+def _creation(config: RunConfig) -> float:
+    try:
+        return datetime.fromisoformat(config.created).timestamp()
+    except (ValueError, OverflowError):
+        return math.inf
 
 
 def _read_results(path: Path, problems: list[str]) -> FinalResults | None:
@@ -151,11 +158,11 @@ def _read_text(path: Path) -> str:
     with open(path, "rb") as handle:
         content = handle.read(LARGEST_TEXT + 1)
     if len(content) > LARGEST_TEXT:
-        raise RecordError(f"{path}: expected at most {LARGEST_TEXT} bytes")
+        raise RecordError(f"expected at most {LARGEST_TEXT} bytes, got more")
     try:
         return content.decode("utf-8")
     except UnicodeDecodeError as error:
-        raise RecordError(f"{path}: expected UTF-8 text, got bytes that are none") from error
+        raise RecordError("expected UTF-8 text, got other bytes") from error
 
 
 def _read_arrays(path: Path) -> dict[str, np.ndarray]:
@@ -172,5 +179,7 @@ def _read_arrays(path: Path) -> dict[str, np.ndarray]:
         raise RecordError(f"{path}: expected arrays, got a damaged file: {_one_line(error)}") from error
 
 
-def _one_line(error: Exception) -> str:
-    return " ".join(str(error).split())
+def _one_line(value: object) -> str:
+    """The text on one line; an OSError without the path that the line begins with anyway."""
+    text = value.strerror if isinstance(value, OSError) and value.strerror else str(value)
+    return " ".join(text.split())

@@ -121,9 +121,15 @@ def _refuse_constant(name: str) -> float:
     raise RecordError(f"expected valid JSON, got the literal {name}")
 
 
+def _whole_number(digits: str) -> int:
+    if len(digits) > 19:
+        raise RecordError(f"expected whole numbers of 64 bits, got {digits[:20]}...")
+    return int(digits)
+
+
 def _parse(text: str) -> dict[str, object]:
     try:
-        content = json.loads(text, parse_constant=_refuse_constant)
+        content = json.loads(text, parse_constant=_refuse_constant, parse_int=_whole_number)
     except json.JSONDecodeError as error:
         raise RecordError(f"expected valid JSON, got {error.msg} at line {error.lineno}") from error
     except RecursionError as error:
@@ -154,27 +160,21 @@ def _checked(name: str, value: object, hint: object) -> object:
         return {key: _checked(f"{name}.{key}", item, arguments[1]) for key, item in value.items()}
     if origin is list and isinstance(value, list):
         return [_checked(name, item, arguments[0]) for item in value]
-    if origin in (types.UnionType, typing.Union):
-        return _checked_union(name, value, hint, arguments)
-    if hint is float:
-        if value is None:
-            return math.nan
-        if isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value):
-            return float(value)
-    elif isinstance(hint, type) and type(value) is hint:
+    if origin is types.UnionType:
+        # The value's own type first: a whole number stays one where int and float are both allowed.
+        members = sorted(arguments, key=lambda member: member is not type(value))
+        return _first_fitting(name, value, members, hint)
+    if hint is float and value is None:
+        return math.nan
+    if hint is float and type(value) in (int, float) and math.isfinite(value):
+        return float(value)
+    if hint is not float and type(value) is hint:
         return value
     raise _mismatch(name, value, hint)
 
 
-def _checked_union(name: str, value: object, hint: object, members: tuple[object, ...]) -> object:
-    if value is None and type(None) in members:
-        return None
-    plain = [member for member in members if isinstance(member, type) and member is type(value)]
-    if plain and not (isinstance(value, float) and not math.isfinite(value)):
-        return value
+def _first_fitting(name: str, value: object, members: list[object], hint: object) -> object:
     for member in members:
-        if member is type(None):
-            continue
         try:
             return _checked(name, value, member)
         except RecordError:

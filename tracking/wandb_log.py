@@ -1,15 +1,40 @@
-"""Weights & Biases: one logger for trials and studies, offline where nobody is logged in, and a silent twin."""
+"""Weights & Biases: one logger for trials and studies, offline where nobody is logged in, and a silent twin.
+
+W&B's own files lie in `results_dir/wandb`; a run that was logged offline is uploaded with `wandb sync` on its folder.
+"""
 
 import logging
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+import math
+import os
+import re
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 
+from tracking.folders import ARTIFACTS
 from tracking.records import EpochRecord, FinalResults, RunConfig
 
 logger = logging.getLogger(__name__)
 
 WANDB_MODES = ("online", "offline", "disabled")
+PICTURES = (".png", ".pdf", ".svg", ".html")
+LONGEST_TAG = 64
+EPOCH_KEYS = {  # the key in W&B of each field of an EpochRecord
+    "train_loss": "train/loss",
+    "val_rel_error": "val/rel_error",
+    "learning_rate": "lr",
+    "gradient_norm": "grad_norm",
+    "epoch_seconds": "epoch_time",
+    "elapsed_seconds": "elapsed_time",
+}
+SUMMARY_KEYS = {  # besides the metrics under their own names
+    "best_val": "val_rel_error",
+    "best_epoch": "best_epoch",
+    "test_rel_error": "test_rel_error",
+    "rollout_error": "rollout_error",
+    "stability_score": "stability_score",
+    "n_params": "n_parameters",
+}
 
 
 @dataclass(frozen=True)
@@ -19,23 +44,66 @@ class WandbSettings:
     mode: str  # one of WANDB_MODES
     project: str
     entity: str | None  # the text "None" means None
-    results_dir: Path  # W&B's own files go to results_dir/wandb
+    results_dir: Path
+
+    def __post_init__(self) -> None:
+        if self.mode not in WANDB_MODES:
+            raise ValueError(f"--wandb_mode: expected one of {', '.join(WANDB_MODES)}, got {self.mode!r}")
+        if self.entity is not None and self.entity.strip().lower() in ("", "none"):
+            object.__setattr__(self, "entity", None)
 
 
 class WandbLogger:
-    """Logs one run at a time: a trial from start to finish, or a study's table. One per process."""
+    """Logs one run at a time: a trial from start to finish, or a study's table. One logger per process.
+
+    Losing W&B never stops a search: an unreachable server means offline runs from then on, and a run that breaks off
+    later costs one logged line. The run folder is the record of truth.
+    """
 
     def __init__(self, settings: WandbSettings) -> None:
-        self.settings = settings
+        import wandb
+
+        self.settings = choose_wandb_mode(settings)
+        self._wandb = wandb
+        self._troubles = (wandb.Error, OSError)
+        self._run: wandb.Run | None = None
+        self._study = ""
+        folder = self.settings.results_dir.resolve() / "wandb"
+        os.environ.setdefault("WANDB_DATA_DIR", str(folder))  # W&B has no setting for these two
+        os.environ.setdefault("WANDB_CACHE_DIR", str(folder / "cache"))
 
     def start_trial(self, config: RunConfig, n_params: int | None = None) -> None:
         """Begins the W&B run of a trial; one that is still open is finished first."""
+        flat = {key: value for key, value in asdict(config).items() if not isinstance(value, dict)}
+        flat |= {"objectives": ",".join(config.objectives), **config.hyperparameters}
+        flat |= {f"version_{name}": version for name, version in config.versions.items()}
+        self._study = config.study
+        self._start(
+            group=config.study,
+            job_type=config.role,
+            name=f"{config.role}-{config.slot:04d}",
+            tags=[config.model, config.family, config.search_type],
+            config=flat if n_params is None else {**flat, "n_params": n_params},
+        )
+        self._attempt(self._define_metrics)
 
     def log_epoch(self, record: EpochRecord) -> None:
         """Logs an epoch under the step `epoch`; what was not computed is left out."""
+        values = {key: float(getattr(record, field)) for field, key in EPOCH_KEYS.items()}
+        finite = {key: value for key, value in values.items() if math.isfinite(value)}
+        self._attempt(lambda: self._run.log({"epoch": record.epoch, **finite}))
 
     def finish_trial(self, results: FinalResults, folder: Path | None = None) -> None:
-        """Writes the summary, uploads best_model.pt and pictures of the run folder, and closes the run."""
+        """Writes the summary, uploads best_model.pt and the pictures of a run folder, and closes the run."""
+        self._attempt(lambda: self._run.summary.update(summary(results)))
+        if folder is not None:
+            files = sorted((folder / ARTIFACTS).iterdir())
+            models = [file for file in files if file.name == "best_model.pt"]
+            pictures = [file for file in files if file.suffix in PICTURES]
+            self._attempt(lambda: self._run.summary.update({"run_folder": str(folder)}))
+            self._attempt(lambda: self._upload(f"{self._study}-models", "model", models))
+            self._attempt(lambda: self._upload(f"{self._study}-pictures", "pictures", pictures))
+        self._finish(exit_code=0 if results.status in ("complete", "pruned") else 1)
 
     def log_study(
         self,
@@ -47,7 +115,94 @@ class WandbLogger:
         summary: Mapping[str, object] | None = None,
         pictures: Sequence[Path] = (),
     ) -> None:
-        """One run with job type "study": the table of its trials, and pictures."""
+        """One run with job type "study": the table of its trials, a summary, and pictures."""
+        data = [[_cell(value) for value in row] for row in rows]
+        last = {key: _cell(value) for key, value in (summary or {}).items()}
+        self._start(group=study, job_type="study", name=study, tags=["study"], config=dict(config or {}))
+        table = self._wandb.Table(columns=list(columns), data=data, allow_mixed_types=True)
+        self._attempt(lambda: self._run.log({"trials": table}))
+        self._attempt(lambda: self._run.summary.update(last))
+        self._attempt(lambda: self._upload(f"{study}-report", "pictures", list(pictures)))
+        self._finish(exit_code=0)
+
+    def close(self) -> None:
+        """Finishes a run that is still open and stops W&B's service process."""
+        self._finish(exit_code=1)
+        self._tear_down()
+
+    def _start(self, *, tags: list[str], **arguments: object) -> None:
+        """Opens a run: offline, now and from here on, where the server cannot be reached."""
+        arguments["tags"] = [tag[:LONGEST_TAG] for tag in tags]
+        self._run = None
+        for mode in dict.fromkeys((self.settings.mode, "offline")):
+            try:
+                self._run = self._init(mode, arguments)
+            except self._troubles as error:
+                folder = self.settings.results_dir / "wandb"
+                outcome = f"logging offline in {folder}" if mode == "online" else "this run is not logged there"
+                logger.warning("W&B cannot start a run (%s): %s", _one_line(error), outcome)
+                self._tear_down()
+            else:
+                self.settings = replace(self.settings, mode=mode)
+                return
+
+    def _init(self, mode: str, arguments: dict[str, object]) -> "wandb.Run":  # noqa: F821 wandb is imported late
+        self.settings.results_dir.mkdir(parents=True, exist_ok=True)
+        return self._wandb.init(
+            mode=mode,
+            project=self.settings.project,
+            entity=self.settings.entity,
+            dir=str(self.settings.results_dir.resolve()),
+            reinit="finish_previous",  # without it a second init returns the first run and mixes trials
+            settings=self._wandb.Settings(
+                silent=True,
+                console="off",
+                init_timeout=20,
+                finish_timeout=60,
+                disable_git=True,
+                disable_code=True,
+                x_save_requirements=False,
+                x_disable_stats=True,
+                x_transaction_log_flush_interval=2,
+            ),
+            **arguments,
+        )
+
+    def _define_metrics(self) -> None:
+        self._run.define_metric("epoch", hidden=True)
+        for name in ("train/*", "val/*", *(key for key in EPOCH_KEYS.values() if "/" not in key)):
+            self._run.define_metric(name, step_metric="epoch")
+
+    def _upload(self, name: str, kind: str, files: list[Path]) -> None:
+        if not files:
+            return
+        artifact = self._wandb.Artifact(re.sub(r"[^\w.-]", "-", name, flags=re.ASCII)[-128:], type=kind)
+        for file in files:
+            # A finished run folder never changes, so W&B need not keep a copy of its own.
+            artifact.add_file(str(file.resolve()), name=file.name, policy="immutable", skip_cache=True)
+        self._run.log_artifact(artifact, aliases=[self._run.name[:LONGEST_TAG]])
+
+    def _finish(self, exit_code: int) -> None:
+        self._attempt(lambda: self._run.finish(exit_code=exit_code))
+        self._run = None
+
+    def _attempt(self, action: Callable[[], object]) -> None:
+        """Does something with the open run. When that fails, the rest of the run is not logged, in one line."""
+        if self._run is None:
+            return
+        try:
+            action()
+        except self._troubles as error:
+            logger.warning("W&B broke off the run %s: %s", self._run.name, _one_line(error))
+            self._run = None
+            self._tear_down()
+
+    def _tear_down(self) -> None:
+        """Stops W&B's service process; the next run starts another."""
+        try:
+            self._wandb.teardown()
+        except self._troubles as error:
+            logger.debug("W&B's service process was gone: %s", _one_line(error))
 
 
 class NullWandb:
@@ -70,12 +225,47 @@ class NullWandb:
         pictures: Sequence[Path] = (),
     ) -> None: ...
 
+    def close(self) -> None: ...
+
 
 def choose_wandb_mode(settings: WandbSettings) -> WandbSettings:
     """The settings with "offline" instead of "online" where nobody is logged in, with one logged line. Never asks."""
-    return settings
+    if settings.mode != "online":
+        return settings
+    if os.environ.get("WANDB_MODE") in ("offline", "disabled"):
+        return replace(settings, mode=os.environ["WANDB_MODE"])
+    import wandb
+
+    wandb.setup(wandb.Settings(silent=True))  # a login reports to the terminal otherwise
+    reason = "not logged in"
+    try:
+        if wandb.login(prompt=False, verify=False):
+            return settings
+    except wandb.Error as error:
+        reason = _one_line(error)
+    folder = settings.results_dir / "wandb"
+    logger.info("W&B: %s, so runs are logged offline in %s; `wandb login` first logs them online", reason, folder)
+    return replace(settings, mode="offline")
 
 
 def open_wandb(settings: WandbSettings) -> WandbLogger | NullWandb:
     """The logger of this process."""
     return NullWandb() if settings.mode == "disabled" else WandbLogger(settings)
+
+
+def summary(results: FinalResults) -> dict[str, object]:
+    """The summary of a finished trial: its status and every metric that is one finite number."""
+    numbers = {k: v for k, v in results.metrics.items() if isinstance(v, int | float) and math.isfinite(v)}
+    named = {key: numbers[metric] for key, metric in SUMMARY_KEYS.items() if metric in numbers}
+    return {**numbers, **named, "status": results.status, "reason": results.reason}
+
+
+def _cell(value: object) -> object:
+    """A value that a W&B table or summary can hold."""
+    if isinstance(value, float):
+        return float(value) if math.isfinite(value) else None
+    return value if isinstance(value, bool | int | str) or value is None else str(value)
+
+
+def _one_line(error: Exception) -> str:
+    return " ".join(str(error).split())

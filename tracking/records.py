@@ -9,7 +9,7 @@ from dataclasses import dataclass, field
 from typing import Self
 
 SCHEMA_VERSION = 1
-ROLES = ("trial", "confirmation")
+ROLES = ("trial", "confirmation", "rerun")
 STATUSES = ("complete", "pruned", "failed", "interrupted")
 
 Scalar = bool | int | float | str | None

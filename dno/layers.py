@@ -31,6 +31,22 @@ class FourierLayer(nn.Module):
         return x + self.dropout(functional.gelu(self.spectral(x) + mixed))
 
 
+class Lift(nn.Module):
+    """Linear map of a field beside values that are the same at all its points: (..., B, C), (B, G) -> (..., B, W).
+
+    Two products instead of one on the concatenation, which would copy the given values to every point.
+    """
+
+    def __init__(self, channels: int, given: int, width: int) -> None:
+        super().__init__()
+        self.field = nn.Linear(channels, width)
+        self.given = nn.Linear(given, width, bias=False) if given else None
+
+    def forward(self, field: Tensor, given: Tensor) -> Tensor:
+        lifted = self.field(field)
+        return lifted if self.given is None else lifted + self.given(given)
+
+
 class ParameterHead(nn.Module):
     """Σ_j a_j(p) h_j: a linear read-out of learned features whose weights depend on the equation's parameters.
 
@@ -65,20 +81,20 @@ class ParameterHead(nn.Module):
 
 
 class PointwiseNetwork(nn.Module):
-    """A residual network applied at every point: (..., C_in) -> (..., W)."""
+    """What follows the first linear map of a residual network at every point: (..., W) -> (..., W).
 
-    def __init__(self, inputs: int, width: int, n_layers: int, dropout: float = 0.0) -> None:
+    Each hidden layer is a gate, x + (A x) · gelu(B x): products of learned features come cheaply, and right-hand sides are full of them
+    (Shazeer 2020, "GLU variants improve transformer").
+    """
+
+    def __init__(self, width: int, n_layers: int, dropout: float = 0.0) -> None:
         super().__init__()
-        self.lift = nn.Linear(inputs, width)
-        self.hidden = nn.ModuleList(nn.Linear(width, width) for _ in range(n_layers - 1))
+        self.hidden = nn.ModuleList(nn.Linear(width, 2 * width) for _ in range(n_layers - 1))
         self.dropout = nn.Dropout(dropout)
 
     def forward(self, x: Tensor) -> Tensor:
-        return self.deepen(self.lift(x))
-
-    def deepen(self, x: Tensor) -> Tensor:
-        """All but the first linear map, for callers that assemble the first layer from several inputs."""
         x = functional.gelu(x)
         for layer in self.hidden:
-            x = x + self.dropout(functional.gelu(layer(x)))
+            value, gate = layer(x).chunk(2, -1)
+            x = x + self.dropout(value * functional.gelu(gate))
         return x

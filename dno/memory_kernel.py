@@ -13,7 +13,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from dno.layers import ParameterHead, PointwiseNetwork
+from dno.layers import Lift, ParameterHead, PointwiseNetwork
 from dno.operator import Operator, OperatorSpec
 from dno.quadrature import differentiation_matrix, interpolation_matrix
 from dno.spectral import SpaceFilter
@@ -31,6 +31,7 @@ class MemoryKernelHyperparameters:
     n_kernels: int = 4
     point_delay: bool = True
     log_state: bool = False
+    per_capita: bool = False
     homogeneous: bool = False
 
 
@@ -89,11 +90,12 @@ class MemoryKernel(Operator):
         h = hyperparameters
         super().__init__(spec, h.log_state, h.homogeneous)
         points, parameters, components = spec.points_per_delay, len(spec.parameter_names), spec.components
-        self.step = 1 / points
+        self.step, self.per_capita = 1 / points, h.per_capita
         self.point_delay, self.neutral = h.point_delay, "neutral" in spec.traits
         self.kernels = CosineKernels(h.n_kernels, h.fourier_modes_t, points)
-        inputs = components * (1 + h.n_kernels + h.point_delay + self.neutral) + parameters
-        self.network = PointwiseNetwork(inputs, h.width, h.n_layers, h.dropout)
+        inputs = components * (1 + h.n_kernels + h.point_delay + self.neutral)
+        self.lift = Lift(inputs, parameters, h.width)
+        self.network = PointwiseNetwork(h.width, h.n_layers, h.dropout)
         self.head = ParameterHead(h.width, parameters, components)
         self.filter = SpaceFilter(spec.n_space, h.fourier_modes_x, h.width) if spec.n_space > 1 else None
         self.linear_head = ParameterHead(h.width, parameters, components) if spec.n_space > 1 else None
@@ -132,17 +134,23 @@ class MemoryKernel(Operator):
         factor = tau[:, None] * self.rate_scale
 
         def rate(y: Tensor, past: Past) -> Tensor:
+            y = self.bounded(y)
             memory = past.memory + (y[..., None] * past.lag_zero).flatten(-2)
-            given = [y, memory, parameters.expand(*y.shape[:-2], *parameters.shape)]
-            given += [past.delayed] if self.point_delay else []
-            given += [past.slope] if self.neutral else []
-            hidden = self.network.lift(torch.cat(given, -1))
-            if self.filter is None:
-                return factor * self.head(self.network.deepen(hidden), weights)
-            filtered = self.filter(y if y.dim() == 4 else y[None])
-            filtered = filtered if y.dim() == 4 else filtered[0]
-            out = self.head(self.network.deepen(hidden + filtered), weights)
-            return factor * (out + self.linear_head(filtered, linear_weights))
+            seen = [y, memory]
+            seen += [past.delayed] if self.point_delay else []
+            seen += [past.slope] if self.neutral else []
+            hidden = self.lift(torch.cat(seen, -1), parameters)
+            filtered = None
+            if self.filter is not None:
+                filtered = self.filter(y if y.dim() == 4 else y[None])
+                filtered = filtered if y.dim() == 4 else filtered[0]
+                hidden = hidden + filtered
+            out = self.head(self.network(hidden), weights)
+            if self.per_capita:
+                out = out * (y + self.mean / self.deviation)
+            if filtered is not None:
+                out = out + self.linear_head(filtered, linear_weights)
+            return factor * out
 
         return rate
 

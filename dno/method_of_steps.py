@@ -13,7 +13,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from dno.layers import FourierLayer, ParameterHead, PointwiseNetwork
+from dno.layers import FourierLayer, Lift, ParameterHead, PointwiseNetwork
 from dno.operator import Operator, OperatorSpec
 from dno.quadrature import integration_matrix
 from dno.spectral import SpaceFilter
@@ -31,6 +31,7 @@ class MethodOfStepsHyperparameters:
     sweeps: int = 12
     sub_windows: int = 2
     log_state: bool = False
+    per_capita: bool = False
     homogeneous: bool = False
 
 
@@ -74,17 +75,17 @@ class MethodOfSteps(Operator):
     def __init__(self, spec: OperatorSpec, hyperparameters: MethodOfStepsHyperparameters) -> None:
         h = hyperparameters
         super().__init__(spec, h.log_state, h.homogeneous)
+        self.per_capita = h.per_capita
         points, parameters, components = spec.points_per_delay + 1, len(spec.parameter_names), spec.components
         head_width = min(h.width, 64)  # the head runs once per sweep: its width is what a rollout costs
-        self.lift = nn.Linear(components + parameters, h.width)
+        self.lift = Lift(components, parameters, h.width)
         self.layers = nn.ModuleList(
             FourierLayer(points, spec.n_space, h.fourier_modes_t, h.fourier_modes_x, h.width, h.dropout)
             for _ in range(h.n_layers)
         )
         self.context = nn.Linear(h.width, head_width)
         self.state = nn.Linear(components, head_width, bias=False)
-        self.network = PointwiseNetwork(1, head_width, 2)
-        self.network.lift = nn.Identity()
+        self.network = PointwiseNetwork(head_width, 2)
         self.head = ParameterHead(head_width, parameters, components)
         self.filter = SpaceFilter(spec.n_space, h.fourier_modes_x, head_width) if spec.n_space > 1 else None
         self.linear_head = ParameterHead(head_width, parameters, components) if spec.n_space > 1 else None
@@ -95,8 +96,7 @@ class MethodOfSteps(Operator):
 
     def features(self, state: Tensor, parameters: Tensor) -> Tensor:
         """c(s) from the normalised past segment: (S, X, B, c), (B, P) -> (S, X, B, W)."""
-        given = parameters.expand(*state.shape[:2], *parameters.shape)
-        x = self.lift(torch.cat([state, given], -1))
+        x = self.lift(state, parameters)
         for layer in self.layers:
             x = layer(x)
         return x
@@ -109,12 +109,15 @@ class MethodOfSteps(Operator):
         factor = tau[:, None] * self.rate_scale
 
         def rate(y: Tensor, points: slice) -> Tensor:
+            y = self.bounded(y)
             hidden = self.state(y) + context[points]
             filtered = None
             if self.filter is not None:
                 filtered = self.filter(y)
                 hidden = hidden + filtered
-            out = self.head(self.network.deepen(hidden), weights)
+            out = self.head(self.network(hidden), weights)
+            if self.per_capita:
+                out = out * (y + self.mean / self.deviation)
             if filtered is not None:
                 out = out + self.linear_head(filtered, linear_weights)
             return factor * out

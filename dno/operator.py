@@ -118,11 +118,16 @@ class Operator(nn.Module):
         state = field.clamp_min(TINY).log() if self.log_state else field
         return (state - self.mean) / self.deviation
 
+    def bounded(self, state: Tensor) -> Tensor:
+        """Clamped to the range of training, widened threefold, so that sweeps and rollouts stay finite."""
+        return state if self.training else torch.clamp(state, self.low, self.high)
+
     def decode(self, state: Tensor, scale: Tensor | None) -> Tensor:
-        """Normalised state -> raw field. Clamped around the range of training, so that rollouts stay finite."""
+        """Normalised state -> raw field."""
+        state = self.bounded(state)
         if scale is not None:
             return state * scale
-        state = torch.clamp(state, self.low, self.high) * self.deviation + self.mean
+        state = state * self.deviation + self.mean
         return state.exp() if self.log_state else state
 
     def standardised(self, params: Tensor) -> Tensor:

@@ -34,6 +34,8 @@ def default_hyperparameters(name: str, spec: OperatorSpec) -> dict[str, object]:
     traits = spec.traits
     # Solutions of positive scalar equations span orders of magnitude; in space, ringing may dip below zero.
     defaults["log_state"] = "positive" in traits and "spatial" not in traits
+    if "per_capita" in defaults:
+        defaults["per_capita"] = "positive" in traits and not defaults["log_state"]
     defaults["homogeneous"] = "homogeneous" in traits
     defaults |= operator.trait_defaults(spec)
     for axis, available in _available_modes(name, spec).items():

@@ -114,8 +114,7 @@ class SpectralConvolution(nn.Module):
 class SpaceFilter(nn.Module):
     """Learned periodic filters in x of a field's state, frequencies below `modes`: (S, X, B, 1) -> (S, X, B, C).
 
-    A filter is a full-width circular convolution; its transform is learned, real and imaginary part per frequency,
-    with an initial size that grows like the frequency so that derivatives are within reach.
+    A filter is a full-width circular convolution; its transform is learned, real and imaginary part per frequency.
     """
 
     def __init__(self, n_space: int, modes: int, width: int) -> None:
@@ -127,8 +126,7 @@ class SpaceFilter(nn.Module):
         self.register_buffer("basis", torch.tensor(basis, dtype=torch.get_default_dtype()), persistent=False)
         shift = (np.arange(n_space)[:, None] - np.arange(n_space)[None, :]) % n_space  # output x, input x'
         self.register_buffer("shift", torch.tensor(shift), persistent=False)
-        growth = torch.tensor(1.0 + np.concatenate([np.arange(modes), np.arange(modes)]))[:, None]
-        self.spectrum = nn.Parameter((torch.randn(2 * modes, width) * growth).to(torch.get_default_dtype()))
+        self.spectrum = nn.Parameter(0.3 * torch.randn(2 * modes, width))
 
     def forward(self, x: Tensor) -> Tensor:
         kernel = self.basis @ self.spectrum  # (X, C)

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
-from dno.layers import FourierLayer, ParameterHead
+from dno.layers import FourierLayer, Lift, ParameterHead
 from dno.operator import TINY, Operator, OperatorSpec
 from dno.quadrature import integration_matrix
 
@@ -65,7 +65,7 @@ class StackedHistory(Operator):
         super().__init__(spec, h.log_state, h.homogeneous)
         self.past_rows = h.rows
         points, parameters, components = spec.points_per_delay + 1, len(spec.parameter_names), spec.components
-        self.lift = nn.Linear(components + 1 + parameters + 1, h.width)  # state, presence, parameters, delay
+        self.lift = Lift(components, 1 + parameters + 1, h.width)  # state; presence, parameters, delay
         self.layers = nn.ModuleList(
             FourierLayer(points, spec.n_space, h.fourier_modes_t, h.fourier_modes_x, h.width, h.dropout, False)
             for _ in range(h.n_layers)
@@ -80,11 +80,11 @@ class StackedHistory(Operator):
 
     def next_rows(self, state: Tensor, present: Tensor, tau: Tensor, parameters: Tensor) -> Tensor:
         """For every row its successor: state (S, X, R, B, c), present (B, R) -> (S, X, R, B, c)."""
-        points, space, rows = state.shape[:3]
+        rows = state.shape[2]
         presence = present.T.to(state.dtype)[:, :, None]  # (R, B, 1)
         delay = ((tau - self.tau_mean) / self.tau_deviation)[:, None]
         given = torch.cat([presence, parameters.expand(rows, -1, -1), delay.expand(rows, -1, -1)], -1)
-        x = self.lift(torch.cat([state * presence, given.expand(points, space, -1, -1, -1)], -1))
+        x = self.lift(state * presence, given)
         for layer, causal in zip(self.layers, self.causal, strict=True):
             flat = x.flatten(2, 3)
             x = layer(flat, causal(x).flatten(2, 3)).view(x.shape)

@@ -106,6 +106,8 @@ def test_homogeneous_operators_scale_with_the_history():
 
 def test_memory_kernel_training_step_is_the_step_of_the_rollout():
     operator = built("memory_kernel", NEUTRAL)
+    operator.low.fill_(-1e12)  # no clamping, whatever the untrained network does
+    operator.high.fill_(1e12)
     history, tau, params = batch(NEUTRAL, 2)
     with torch.no_grad():
         path = operator(history, tau, params, 16)

@@ -11,6 +11,7 @@ import optuna
 from optuna.pruners import BasePruner, HyperbandPruner, NopPruner
 from optuna.samplers import BaseSampler, RandomSampler, TPESampler
 
+from data.randomness import generator
 from hyperparameter_config import Choice, Range, grid_values, size
 
 GRID_POINTS = 4  # a continuous entry has this many values in a grid, both ends included
@@ -23,9 +24,8 @@ Space = Mapping[str, Range | Choice]
 
 
 def derived_seed(seed: int, purpose: str, index: int) -> int:
-    """A 31-bit seed for one purpose and index; different ones do not resemble each other."""
-    words = np.random.SeedSequence([seed, *purpose.encode(), index]).generate_state(1)
-    return int(words[0] >> 1)
+    """A 31-bit seed for one purpose and index, for libraries that take no generator."""
+    return int(generator(seed, purpose, index).integers(2**31))
 
 
 def suggest(trial: optuna.Trial, space: Space) -> dict[str, object]:
@@ -110,6 +110,6 @@ def grid_cells(space: Space, limit: int, seed: int) -> list[dict[str, object]]:
 
 def _permutations(n: int, seed: int) -> Iterator[int]:
     """Endlessly 0 .. n-1 in a new random order each time."""
-    generator = np.random.default_rng(seed)
+    order = np.random.default_rng(seed)
     while True:
-        yield from (int(i) for i in generator.permutation(n))
+        yield from (int(i) for i in order.permutation(n))

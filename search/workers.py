@@ -171,6 +171,7 @@ def _work(plan: StudyPlan, options: Options, settings: WandbSettings, connection
         bench = open_bench(plan, options, settings)
         while not channel.stop_requested() and (trial := _claim(bench, owner_identity())) is not None:
             run_trial(bench, trial, channel)
+        bench.wandb.close()
     except TrialCrash as crash:
         channel.send("crash", str(crash))
         sys.exit(1)

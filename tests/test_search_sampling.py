@@ -33,7 +33,7 @@ def test_grid_cells_are_different_and_every_value_occurs_equally_often() -> None
     for name, n_values in (("learning_rate", 4), ("width", 4), ("n_layers", 4), ("dropout", 4), ("schedule", 2)):
         counts = Counter(cell[name] for cell in cells)
         assert len(counts) == n_values
-        assert max(counts.values()) - min(counts.values()) <= 2  # 1, and 1 for cells that were drawn before
+        assert max(counts.values()) - min(counts.values()) <= 3  # 1, and 2 cells that were drawn before
 
 
 def test_grid_cells_of_a_larger_limit_begin_with_those_of_a_smaller_one() -> None:

@@ -83,8 +83,8 @@ class ParameterHead(nn.Module):
 class PointwiseNetwork(nn.Module):
     """What follows the first linear map of a residual network at every point: (..., W) -> (..., W).
 
-    Each hidden layer is a gate, x + (A x) · gelu(B x): products of learned features come cheaply, and right-hand sides are full of them
-    (Shazeer 2020, "GLU variants improve transformer").
+    Each hidden layer is a gate, x + (A x) · gelu(B x): products of learned features come cheaply, and right-hand
+    sides are full of them (Shazeer 2020, "GLU variants improve transformer").
     """
 
     def __init__(self, width: int, n_layers: int, dropout: float = 0.0) -> None:

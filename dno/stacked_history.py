@@ -20,7 +20,7 @@ from dno.quadrature import integration_matrix
 class StackedHistoryHyperparameters:
     """Defaults that depend on a family follow its traits; `default_hyperparameters` resolves them."""
 
-    width: int = 48
+    width: int = 64
     n_layers: int = 4
     fourier_modes_t: int = 12
     fourier_modes_x: int = 6
@@ -58,7 +58,7 @@ class StackedHistory(Operator):
     @classmethod
     def trait_defaults(cls, spec: OperatorSpec) -> dict[str, object]:
         """A space axis makes every layer X times as dear: smaller layers, more steps in the same time."""
-        return {"width": 24, "n_layers": 3, "fourier_modes_t": 8} if spec.n_space > 1 else {}
+        return {"width": 32, "n_layers": 3, "fourier_modes_t": 8} if spec.n_space > 1 else {}
 
     def __init__(self, spec: OperatorSpec, hyperparameters: StackedHistoryHyperparameters) -> None:
         h = hyperparameters

@@ -60,6 +60,7 @@ COUNTS = frozenset(
     | {"rows", "sweeps", "sub_windows", "n_kernels"}
 )  # whole numbers from 1
 POSITIVE = frozenset({"learning_rate"})
+MOST_WHOLE_NUMBERS = 10_000  # a longer 'int' range is judged by its two ends
 NOT_NEGATIVE = frozenset({"weight_decay", "dropout"})
 
 Scalar = bool | int | float | str | None
@@ -153,11 +154,13 @@ def grid_values(entry: Entry, n: int) -> list[Scalar]:
         raise ValueError(f"a range in a grid needs at least 2 values, got {n=}")
     fractions = [i / (n - 1) for i in range(1, n - 1)]
     if entry.scale == "log":
-        inner = [entry.low * (entry.high / entry.low) ** fraction for fraction in fractions]
+        start, length = math.log(entry.low), math.log(entry.high) - math.log(entry.low)
+        inner = [math.exp(start + length * fraction) for fraction in fractions]
     else:
         inner = [entry.low + (entry.high - entry.low) * fraction for fraction in fractions]
-    inner = [round(value) if entry.scale == "int" else float(f"{value:.6g}") for value in inner]
-    return list(dict.fromkeys([entry.low, *inner, entry.high]))
+    rounded = [round(value) if entry.scale == "int" else float(f"{value:.6g}") for value in inner]
+    inside = [value for value in rounded if entry.low < value < entry.high]
+    return list(dict.fromkeys([entry.low, *inside, entry.high]))
 
 
 def size(space: Mapping[str, Entry], n: int) -> int:
@@ -168,7 +171,7 @@ def size(space: Mapping[str, Entry], n: int) -> int:
 def _restrict_entry(
     name: str, entry: Entry, objection: Callable[[str, object], str | None]
 ) -> tuple[Entry | None, list[str]]:
-    if isinstance(entry, Range) and entry.scale != "int":
+    if isinstance(entry, Range) and (entry.scale != "int" or entry.high - entry.low > MOST_WHOLE_NUMBERS):
         reasons = [objection(name, entry.low), objection(name, entry.high)]
         if all(reasons):
             return None, [f"{name}: {reasons[0]}"]
@@ -201,7 +204,9 @@ def _show(value: object) -> str:
 
 
 def _is_number(value: object) -> bool:
-    return isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value)
+    if isinstance(value, bool) or not isinstance(value, int | float):
+        return False
+    return abs(value) < 2**63 if isinstance(value, int) else math.isfinite(value)
 
 
 def _parse_entry(model: str, name: object, raw: object) -> Entry:

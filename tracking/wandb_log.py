@@ -19,6 +19,8 @@ logger = logging.getLogger(__name__)
 WANDB_MODES = ("online", "offline", "disabled")
 PICTURES = (".png", ".pdf", ".svg", ".html")
 LONGEST_TAG = 64
+INIT_SECONDS = 20.0  # how long an online run waits for the server before it goes offline
+FINISH_SECONDS = 60.0  # and for the last upload
 EPOCH_KEYS = {  # the key in W&B of each field of an EpochRecord
     "train_loss": "train/loss",
     "val_rel_error": "val/rel_error",
@@ -157,8 +159,8 @@ class WandbLogger:
             settings=self._wandb.Settings(
                 silent=True,
                 console="off",
-                init_timeout=20,
-                finish_timeout=60,
+                init_timeout=INIT_SECONDS,
+                finish_timeout=FINISH_SECONDS,
                 disable_git=True,
                 disable_code=True,
                 x_save_requirements=False,

@@ -1,0 +1,204 @@
+"""W&B logs every epoch, goes offline by itself, and never stops a search or asks anybody."""
+
+import dataclasses
+import json
+import logging
+import math
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import psutil
+import pytest
+from offline_runs import offline_folders, read_offline_run
+from runs import CONFIG, RESULTS, epoch
+
+from experiment_tracker import (
+    NullWandb,
+    RunFolder,
+    WandbLogger,
+    WandbSettings,
+    open_wandb,
+)
+from tracking import wandb_log
+
+ROOT = Path(__file__).parent.parent
+
+
+@pytest.fixture
+def logged_out(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Path:
+    """Nobody is logged in to W&B, and the working folder is an empty one, which is returned."""
+    for name in [name for name in os.environ if name.startswith("WANDB_")] + ["NETRC"]:
+        monkeypatch.delenv(name, raising=False)
+    home = tmp_path / "home"
+    home.mkdir()
+    for name in ("HOME", "WANDB_CONFIG_DIR"):
+        monkeypatch.setenv(name, str(home))
+    for name in ("WANDB_DATA_DIR", "WANDB_CACHE_DIR"):
+        monkeypatch.setenv(name, "")  # restored afterwards
+        monkeypatch.delenv(name)
+    working = tmp_path / "working"
+    working.mkdir()
+    monkeypatch.chdir(working)
+    return working
+
+
+def ours(caplog: pytest.LogCaptureFixture) -> list[str]:
+    return [record.getMessage() for record in caplog.records if record.name.startswith("tracking")]
+
+
+def log_trial(wandb: WandbLogger | NullWandb, results_dir: Path, slot: int, epochs: int) -> None:
+    config = dataclasses.replace(CONFIG, slot=slot)
+    folder = RunFolder.create(results_dir, config)
+    wandb.start_trial(config)
+    for number in range(1, epochs + 1):
+        folder.append_epoch(epoch(number))
+        wandb.log_epoch(epoch(number))
+    folder.save_artifact("best_model.pt", lambda path: path.write_bytes(b"weights"))
+    folder.save_artifact("rollout.png", lambda path: path.write_bytes(b"picture"))
+    wandb.finish_trial(folder.finish(RESULTS), folder.path)
+
+
+def test_wandb_logs_every_epoch_of_every_trial_and_the_study(logged_out: Path, tmp_path: Path) -> None:
+    results_dir = tmp_path / "results"
+    wandb = open_wandb(WandbSettings("offline", "dno-search", "None", results_dir))
+    for slot in (0, 1):
+        log_trial(wandb, results_dir, slot, epochs=40 + slot)
+    picture = next(results_dir.glob("*/artifacts/rollout.png"))
+    rows = [[0, "complete", 0.2], [1, None, math.nan]]
+    wandb.log_study("study", ["slot", "status", "val"], rows, summary={"best": 0.2}, pictures=[picture])
+    wandb.close()
+    runs = {run.name: run for run in map(read_offline_run, offline_folders(results_dir))}
+    assert sorted(runs) == ["study", "trial-0000", "trial-0001"]
+    for slot in (0, 1):
+        run = runs[f"trial-{slot:04d}"]
+        assert [row["epoch"] for row in run.history] == list(range(1, 41 + slot))
+        assert [row["train/loss"] for row in run.history] == [1 / n for n in range(1, 41 + slot)]
+        assert [row["epoch"] for row in run.history if "val/rel_error" in row] == list(range(2, 41 + slot, 2))
+        assert {"lr", "grad_norm", "epoch_time"} <= set(run.history[0])
+        assert (run.group, run.job_type, run.project, run.entity) == (CONFIG.study, "trial", "dno-search", "")
+        assert run.tags == ["memory_kernel", "mackey", "random"]
+        assert run.config["width"] == 64 and run.config["slot"] == slot and run.config["log_state"] is True
+        assert not any(isinstance(value, dict | list) for key, value in run.config.items() if key != "_wandb")
+        assert all(run.steps[name] == "epoch" for name in ("train/*", "val/*", "lr", "grad_norm", "epoch_time"))
+        expected = {"best_val": 0.2, "best_epoch": 2, "test_rel_error": 0.25, "rollout_error": 0.5, "n_params": 1234}
+        assert expected.items() <= run.summary.items() and run.summary["status"] == "complete"
+        assert run.artifacts == {"model": ["best_model.pt"], "pictures": ["rollout.png"]}
+        assert run.exit_code == 0
+    study = runs["study"]
+    assert (study.group, study.job_type, study.summary["best"]) == ("study", "study", 0.2)
+    (table,) = results_dir.glob("wandb/offline-run-*/files/media/table/*.json")
+    content = json.loads(table.read_text())
+    assert content["columns"] == ["slot", "status", "val"]
+    assert content["data"] == [[0, "complete", 0.2], [1, None, None]]
+    assert list(logged_out.iterdir()) == []
+    assert (
+        not (tmp_path / "home" / ".local").exists()
+        and not (tmp_path / "home" / ".cache" / "wandb" / "artifacts").exists()
+    )
+
+
+def test_wandb_goes_offline_in_one_line_when_nobody_is_logged_in(
+    logged_out: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    caplog.set_level(logging.INFO, "tracking")
+    wandb = open_wandb(WandbSettings("online", "dno-search", None, tmp_path / "results"))
+    log_trial(wandb, tmp_path / "results", 0, epochs=2)
+    wandb.close()
+    (line,) = ours(caplog)
+    assert "not logged in, so runs are logged offline" in line
+    (folder,) = offline_folders(tmp_path / "results")
+    assert len(read_offline_run(folder).history) == 2
+
+
+def test_wandb_never_asks_on_a_terminal(logged_out: Path, tmp_path: Path) -> None:
+    code = (
+        "from experiment_tracker import WandbSettings, choose_wandb_mode; from pathlib import Path;"
+        "print(choose_wandb_mode(WandbSettings('online', 'p', 'none', Path('.'))))"
+    )
+    primary, secondary = os.openpty()  # a terminal at which nobody sits
+    environment = os.environ | {"PYTHONPATH": str(ROOT)}
+    command = [sys.executable, "-c", code]
+    end = subprocess.run(
+        command, stdin=secondary, stderr=secondary, stdout=subprocess.PIPE, env=environment, timeout=30, text=True
+    )
+    os.close(primary)
+    os.close(secondary)
+    assert "mode='offline'" in end.stdout and "entity=None" in end.stdout
+
+
+def test_wandb_goes_offline_when_the_key_is_wrong(
+    logged_out: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    caplog.set_level(logging.INFO, "tracking")
+    monkeypatch.setenv("WANDB_API_KEY", "short")
+    wandb = WandbLogger(WandbSettings("online", "p", None, tmp_path))
+    assert wandb.settings.mode == "offline"
+    (line,) = ours(caplog)
+    assert "WANDB_API_KEY invalid" in line
+
+
+def test_wandb_stays_offline_once_the_server_cannot_be_reached(
+    logged_out: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    monkeypatch.setattr(wandb_log, "INIT_SECONDS", 1.0)
+    monkeypatch.setenv("WANDB_BASE_URL", "http://127.0.0.1:9")  # the discard port: nobody listens
+    monkeypatch.setenv("WANDB_API_KEY", "a" * 40)
+    wandb = WandbLogger(WandbSettings("online", "p", None, tmp_path))
+    assert wandb.settings.mode == "online"
+    for slot in (0, 1):
+        log_trial(wandb, tmp_path, slot, epochs=5)
+    wandb.close()
+    (line,) = ours(caplog)
+    assert "cannot start a run" in line and "logging offline" in line
+    runs = {run.name: run for run in map(read_offline_run, offline_folders(tmp_path))}
+    assert {name: len(run.history) for name, run in runs.items()} == {"trial-0000": 5, "trial-0001": 5}
+
+
+def test_wandb_that_dies_costs_one_line_and_the_next_run_is_logged(
+    logged_out: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    wandb = WandbLogger(WandbSettings("offline", "p", None, tmp_path))
+    wandb.start_trial(CONFIG)
+    for process in psutil.Process().children(recursive=True):
+        if "wandb" in process.name():
+            process.kill()
+            process.wait()
+    for number in (1, 2):
+        wandb.log_epoch(epoch(number))
+    wandb.finish_trial(RESULTS)
+    (line,) = ours(caplog)
+    assert "broke off the run trial-0007" in line
+    log_trial(wandb, tmp_path, 8, epochs=3)
+    wandb.close()
+    runs = {run.name: run for run in map(read_offline_run, offline_folders(tmp_path))}
+    assert len(runs["trial-0008"].history) == 3
+
+
+def test_wandb_disabled_logs_nothing_and_imports_nothing(logged_out: Path, tmp_path: Path) -> None:
+    wandb = open_wandb(WandbSettings("disabled", "p", None, tmp_path / "results"))
+    assert isinstance(wandb, NullWandb)
+    log_trial(wandb, tmp_path / "results", 0, epochs=1)
+    wandb.log_study("s", ["a"], [[1]], summary={}, pictures=[])
+    wandb.close()
+    assert not (tmp_path / "results" / "wandb").exists()
+    code = "import sys, experiment_tracker; assert 'wandb' not in sys.modules and 'torch' not in sys.modules"
+    subprocess.run([sys.executable, "-c", code], cwd=ROOT, check=True)
+
+
+def test_wandb_cuts_long_tags_and_cleans_names(logged_out: Path, tmp_path: Path) -> None:
+    config = dataclasses.replace(CONFIG, family="f" * 100, study="a study/with: signs " + "s" * 150)
+    folder = RunFolder.create(tmp_path, config)
+    folder.save_artifact("best_model.pt", lambda path: path.write_bytes(b"weights"))
+    wandb = WandbLogger(WandbSettings("offline", "p", "None", tmp_path))
+    wandb.start_trial(config)
+    wandb.finish_trial(folder.finish(RESULTS), folder.path)
+    wandb.close()
+    (run,) = map(read_offline_run, offline_folders(tmp_path))
+    assert "f" * 64 in run.tags and run.artifacts == {"model": ["best_model.pt"]}
+
+
+def test_wandb_settings_refuse_an_unknown_mode(tmp_path: Path) -> None:
+    with pytest.raises(ValueError, match="--wandb_mode: expected one of online, offline, disabled, got 'on'"):
+        WandbSettings("on", "p", None, tmp_path)

@@ -29,7 +29,7 @@ def interval_errors(prediction: Tensor, truth: Tensor, mask: Tensor, points_per_
     whole = slice(intervals * points_per_delay)
     error = _difference(prediction, truth, mask)[:, whole].unflatten(1, (intervals, points_per_delay))
     complete = mask[:, whole].unflatten(1, (intervals, points_per_delay)).all(-1)
-    entries = mask.sum(1) * truth.shape[-1]
+    entries = mask.sum(1).double() * truth.shape[-1]
     scale = _norm(_masked(truth, mask)) / entries.sqrt()
     ratios = _ratio(error.square().mean((2, 3)).sqrt(), scale[:, None])
     return torch.where(complete, ratios, torch.nan)
@@ -43,7 +43,7 @@ def valid_times(prediction: Tensor, truth: Tensor, mask: Tensor, points_per_dela
     until its end.
     """
     error = _difference(prediction, truth, mask).square().mean(-1).sqrt()  # (N, T)
-    entries = mask.sum(1) * truth.shape[-1]
+    entries = mask.sum(1).double() * truth.shape[-1]
     deviation = _norm(_centred(truth, mask)) / entries.sqrt()
     failed = mask & ~(error <= VALID_TIME_THRESHOLD * deviation[:, None])
     ever = failed.any(1)

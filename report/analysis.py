@@ -1,0 +1,94 @@
+"""What several figures share: configurations, rebuilt studies, importances; each worked out once, when asked for."""
+
+from dataclasses import dataclass
+from functools import cached_property
+
+import optuna
+import pandas as pd
+
+from report import tables
+from report.heatmaps import FEWEST_TRIALS, heatmap_table, pairs
+from report.importance import importance
+from report.loading import PARAMETER, predictions
+from report.metrics import Metric
+from report.studies import rebuild
+from report.style import model_order
+from report.trajectories import Trajectories, trajectory_table
+
+
+@dataclass(frozen=True)
+class Analysis:
+    """Runs and epochs as `report.loading` makes them, and the metric that is shown."""
+
+    runs: pd.DataFrame
+    epochs: pd.DataFrame
+    metric: Metric
+
+    @cached_property
+    def configurations(self) -> pd.DataFrame:
+        return tables.configurations(self.runs, self.metric)
+
+    @cached_property
+    def best(self) -> pd.DataFrame:
+        """The best configuration of every operator on every family."""
+        return tables.best_by_operator(self.configurations)
+
+    @cached_property
+    def winners(self) -> pd.DataFrame:
+        """The best configuration of every family."""
+        return tables.best_by_family(self.configurations, self.metric)
+
+    @cached_property
+    def counts(self) -> pd.DataFrame:
+        return tables.counts(self.runs)
+
+    @cached_property
+    def models(self) -> dict[str, str]:
+        """The operator of every study, families side by side."""
+        order = model_order(self.counts["model"])
+        rows = self.counts[["family", "model", "study"]].itertuples(index=False)
+        ordered = sorted(rows, key=lambda row: (row.family, order.index(row.model), row.study))
+        return {row.study: row.model for row in ordered}
+
+    @cached_property
+    def studies(self) -> dict[str, optuna.Study]:
+        return {name: rebuild(self.runs, self.epochs, self.metric, name) for name in self.models}
+
+    @cached_property
+    def importances(self) -> dict[str, pd.DataFrame]:
+        return {name: importance(self._of(name), study, self.metric) for name, study in self.studies.items()}
+
+    @cached_property
+    def finished(self) -> dict[str, int]:
+        """Complete trials of every study."""
+        trials = self.runs[(self.runs["status"] == "complete") & (self.runs["role"] == "trial")]
+        return {name: int((trials["study"] == name).sum()) for name in self.models}
+
+    @cached_property
+    def heatmaps(self) -> dict[str, dict[tuple[str, str], tuple[pd.DataFrame, pd.DataFrame]]]:
+        """For every study the (medians, counts) of the pairs of its most important hyperparameters."""
+        return {name: self._heatmaps(name) for name in self.models}
+
+    @cached_property
+    def trajectories(self) -> tuple[list[Trajectories], list[str]]:
+        """The predictions of every family's best operator, and one line for each that has none."""
+        found, problems = [], []
+        for row in self.winners.to_dict("records"):
+            arrays, problem = predictions(row["path"])
+            table = trajectory_table(row["family"], row["model"], row["run"], arrays)
+            if table.cases or table.by_interval:
+                found.append(table)
+            else:
+                problems.append(problem or f"{row['run']}: no trajectories: predictions.npz holds none of the arrays")
+        return found, problems
+
+    def _of(self, study: str) -> pd.DataFrame:
+        return self.runs[self.runs["study"] == study]
+
+    def _heatmaps(self, study: str) -> dict[tuple[str, str], tuple[pd.DataFrame, pd.DataFrame]]:
+        runs = self._of(study)
+        rows = runs[(runs["status"] == "complete") & (runs["role"] == "trial")]
+        if self.metric.column not in rows or rows[self.metric.column].notna().sum() < FEWEST_TRIALS:
+            return {}
+        parameters = [f"{PARAMETER}{name}" for name in self.importances[study]["parameter"]]
+        return {(x, y): heatmap_table(runs, self.metric, x, y) for x, y in pairs(parameters)}

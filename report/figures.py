@@ -1,0 +1,78 @@
+"""Every figure of the report from an `Analysis`, each with its sentence; the door for other programs.
+
+figures = draw_results(Path("hyperparameter_results"), studies=["mackey_search"])   # file stem -> Figure
+"""
+
+from collections.abc import Sequence
+from pathlib import Path
+
+from matplotlib.figure import Figure
+
+from report import comparison, convergence, heatmaps, importance, style, trajectories
+from report.analysis import Analysis
+from report.loading import load, metric_columns
+from report.metrics import DEFAULT_METRIC, resolve_metric
+from report.tables import slugs
+
+
+def model_comparison(analysis: Analysis) -> Figure:
+    table = comparison.comparison_table(analysis.runs, analysis.metric)
+    if table.empty:
+        return _sentence("No trial is complete yet: nothing to compare.")
+    return comparison.draw_comparison(table, analysis.best, analysis.metric)
+
+
+def parameter_importance(analysis: Analysis) -> Figure:
+    return importance.draw_importance(analysis.importances, analysis.finished, analysis.models)
+
+
+def convergence_analysis(analysis: Analysis) -> Figure:
+    return convergence.draw_convergence(analysis.runs, analysis.epochs, analysis.best)
+
+
+def trajectory_figure(analysis: Analysis) -> Figure:
+    return trajectories.draw_trajectories(analysis.trajectories[0])
+
+
+def heatmap_figures(analysis: Analysis) -> dict[str, Figure]:
+    """The figure of every study, by its slug."""
+    names = slugs(analysis.models)
+    return {
+        names[study]: heatmaps.draw_heatmap(panels, study, analysis.metric, analysis.finished[study])
+        for study, panels in analysis.heatmaps.items()
+    }
+
+
+def readings(analysis: Analysis) -> dict[str, str]:
+    """File stem -> the figure in one sentence made from its numbers."""
+    names = slugs(analysis.models)
+    sentences = {
+        "model_comparison": comparison.reading(analysis.configurations, analysis.metric),
+        "parameter_importance": importance.reading(analysis.importances),
+        "convergence_analysis": convergence.reading(analysis.runs, analysis.configurations),
+        "trajectories": trajectories.reading(analysis.trajectories[0]),
+    }
+    for study, panels in analysis.heatmaps.items():
+        sentences[f"heatmap_{names[study]}"] = heatmaps.reading(panels, analysis.metric)
+    return sentences
+
+
+def draw_results(results_dir: Path, *, studies: Sequence[str] = (), metric: str = DEFAULT_METRIC) -> dict[str, Figure]:
+    """File stem -> figure for the runs of a results folder, or of some of its studies: for W&B and notebooks."""
+    results = load(results_dir, studies=studies)
+    chosen = resolve_metric(metric, metric_columns(results.runs))
+    analysis = Analysis(results.runs, results.epochs, chosen)
+    with style.styled():
+        figures = {
+            "model_comparison": model_comparison(analysis),
+            "parameter_importance": parameter_importance(analysis),
+            "convergence_analysis": convergence_analysis(analysis),
+            "trajectories": trajectory_figure(analysis),
+        }
+        return figures | {f"heatmap_{slug}": figure for slug, figure in heatmap_figures(analysis).items()}
+
+
+def _sentence(text: str) -> Figure:
+    figure = style.new_figure(style.NARROW, 1.2)
+    style.say(figure.subplots(), text)
+    return figure

@@ -1,0 +1,141 @@
+"""heatmap_{study}: median error over pairs of the most important hyperparameters."""
+
+import itertools
+import math
+from collections.abc import Mapping
+
+import numpy as np
+import pandas as pd
+from matplotlib import colormaps
+from matplotlib.axes import Axes
+from matplotlib.cm import ScalarMappable
+from matplotlib.colors import LogNorm, Normalize
+from matplotlib.figure import Figure
+
+from report import style
+from report.loading import PARAMETER
+from report.metrics import Metric, label
+from report.studies import is_log, is_numeric
+
+MOST_PARAMETERS = 4
+MOST_BINS = 5
+FEWEST_TRIALS = 5
+LONGEST_LABEL = 4  # letters that stay level below a cell
+COLOURS = "cividis"  # made for colour blindness, and rising in grey
+
+
+def bins(values: pd.Series) -> tuple[pd.Series, list[str]]:
+    """The bin of every value (-1 where it is missing) and the bins' labels.
+
+    Up to 5 different values are bins of their own; more numbers are cut into 5 equal parts of their scale.
+    """
+    present = values.dropna()
+    if not is_numeric(present):
+        names = sorted({str(value) for value in present})
+        return values.map(lambda value: names.index(str(value)) if str(value) in names else -1), names
+    numbers = pd.to_numeric(values, errors="coerce").astype(float)
+    distinct = sorted(numbers.dropna().unique())
+    if len(distinct) <= MOST_BINS:
+        return numbers.map(lambda value: distinct.index(value) if value in distinct else -1), [
+            style.number(value) for value in distinct
+        ]
+    scale = np.log10(numbers) if is_log(numbers) else numbers
+    edges = np.linspace(scale.min(), scale.max(), MOST_BINS + 1)
+    index = pd.Series(np.clip(np.searchsorted(edges, scale, side="right") - 1, 0, MOST_BINS - 1), values.index)
+    centres = (edges[:-1] + edges[1:]) / 2
+    centres = 10**centres if is_log(numbers) else centres
+    return index.where(scale.notna(), -1), [style.number(value) for value in centres]
+
+
+def heatmap_table(runs: pd.DataFrame, metric: Metric, x: str, y: str) -> tuple[pd.DataFrame, pd.DataFrame]:
+    """Medians and counts of complete trials over the bins of two `param_…` columns: (y bins, x bins), labels as axes.
+
+    Medians are of `metric.column`, nan in empty cells.
+    """
+    rows = runs[(runs["status"] == "complete") & (runs["role"] == "trial")].dropna(subset=metric.column)
+    (x_bin, x_labels), (y_bin, y_labels) = bins(rows[x]), bins(rows[y])
+    cells = pd.DataFrame({"x": x_bin, "y": y_bin, "value": rows[metric.column].astype(float)})
+    cells = cells[(cells["x"] >= 0) & (cells["y"] >= 0)]
+    shape = {"index": range(len(y_labels)), "columns": range(len(x_labels))}
+    grouped = cells.groupby(["y", "x"])["value"]
+    medians = grouped.median().unstack().reindex(**shape)
+    numbers = grouped.size().unstack().reindex(**shape).fillna(0).astype(int)
+    for table in (medians, numbers):
+        table.index, table.columns = pd.Index(y_labels), pd.Index(x_labels)
+    return medians, numbers
+
+
+def draw_heatmap(
+    tables: Mapping[tuple[str, str], tuple[pd.DataFrame, pd.DataFrame]], study: str, metric: Metric, n: int
+) -> Figure:
+    """The pairs' (medians, counts) as panels of one figure with one colour scale; empty cells are grey."""
+    title = f"{style.words(study)} (n={n})"
+    if not tables:
+        figure = style.new_figure(style.NARROW, 1.4)
+        axes = figure.subplots()
+        axes.set_title(title, loc="left")
+        style.say(axes, f"{n} complete trials: at least {FEWEST_TRIALS}\nand two varied parameters are needed")
+        return figure
+    columns = min(3, len(tables))
+    rows = math.ceil(len(tables) / columns)
+    figure = style.new_figure(style.WIDE if columns > 1 else style.NARROW, 2.05 * rows + 0.3)
+    figure.suptitle(title, x=0.01, ha="left", fontweight="bold")
+    panels = figure.subplots(rows, columns, squeeze=False)
+    norm = _norm(np.concatenate([medians.to_numpy().ravel() for medians, _ in tables.values()]))
+    for axes, ((x, y), (medians, numbers)) in zip(panels.flat, tables.items(), strict=False):
+        _panel(axes, medians, numbers, norm)
+        axes.set(xlabel=style.words(x.removeprefix(PARAMETER)), ylabel=style.words(y.removeprefix(PARAMETER)))
+    for axes in panels.flat[len(tables) :]:
+        axes.set_axis_off()
+    bar = figure.colorbar(ScalarMappable(norm, COLOURS), ax=panels, shrink=0.8, aspect=30, pad=0.01)
+    bar.set_label(f"median {label(metric.column)}")
+    if isinstance(norm, LogNorm):
+        style.log_ticks(bar.ax.yaxis, norm.vmin, norm.vmax)
+    bar.outline.set_visible(False)
+    return figure
+
+
+def pairs(parameters: list[str]) -> list[tuple[str, str]]:
+    """The pairs among the first four `param_…` columns."""
+    return list(itertools.combinations(parameters[:MOST_PARAMETERS], 2))
+
+
+def reading(tables: Mapping[tuple[str, str], tuple[pd.DataFrame, pd.DataFrame]], metric: Metric) -> str:
+    """The figure in one sentence: the best cell that holds more than one trial."""
+    cells = []
+    for (x, y), (medians, numbers) in tables.items():
+        stacked = medians.where(numbers >= 2).stack().dropna()
+        if len(stacked):
+            place = stacked.idxmax() if metric.higher_is_better else stacked.idxmin()
+            cells.append((stacked[place], x.removeprefix(PARAMETER), place[1], y.removeprefix(PARAMETER), place[0]))
+    if not cells:
+        return "No cell holds two complete trials."
+    value, x, at_x, y, at_y = (max if metric.higher_is_better else min)(cells)
+    return f"Best cell with at least two trials: {x} near {at_x} and {y} near {at_y}, median {value:.2g}."
+
+
+def _norm(values: np.ndarray) -> Normalize:
+    values = values[np.isfinite(values)]
+    low, high = values.min(), values.max()
+    if low <= 0:
+        return Normalize(low, high if high > low else low + 1)
+    return LogNorm(low, high if high > low * 1.01 else low * 1.1)
+
+
+def _panel(axes: Axes, medians: pd.DataFrame, numbers: pd.DataFrame, norm: Normalize) -> None:
+    image = medians.to_numpy(dtype=float)
+    axes.set_facecolor(style.EMPTY)
+    axes.pcolormesh(np.ma.masked_invalid(image), cmap=COLOURS, norm=norm, edgecolors="white", linewidth=0.6)
+    for (row, column), value in np.ndenumerate(image):
+        if math.isfinite(value):
+            dark = np.dot(colormaps[COLOURS](norm(value))[:3], (0.299, 0.587, 0.114)) < 0.5
+            axes.text(
+                column + 0.5, row + 0.5, f"{numbers.iat[row, column]}", ha="center", va="center", fontsize=6,
+                color="white" if dark else "black",
+            )  # fmt: skip
+    slanted = {"rotation": 35, "ha": "right", "rotation_mode": "anchor"}
+    is_long = max(map(len, medians.columns)) > LONGEST_LABEL
+    axes.set_xticks(np.arange(image.shape[1]) + 0.5, medians.columns, **(slanted if is_long else {}))
+    axes.set_yticks(np.arange(image.shape[0]) + 0.5, medians.index)
+    axes.tick_params(length=0, labelsize=6)
+    axes.spines[:].set_visible(False)

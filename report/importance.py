@@ -1,0 +1,120 @@
+"""parameter_importance: which hyperparameters mattered, by three measures that mislead in different ways."""
+
+import math
+import textwrap
+from collections.abc import Mapping
+
+import numpy as np
+import optuna
+import pandas as pd
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+from matplotlib.lines import Line2D
+from matplotlib.patches import Patch
+from optuna.importance import FanovaImportanceEvaluator, MeanDecreaseImpurityImportanceEvaluator
+from optuna.trial import FrozenTrial, TrialState
+
+from report import style
+from report.loading import PARAMETER
+from report.metrics import Metric
+from report.studies import is_numeric, quiet
+from report.tables import varying_parameters
+
+FEWEST_TRIALS = 5
+MOST_SHOWN = 8
+TITLE_WIDTH = 26  # letters, so that titles side by side never meet
+COLUMNS = ("parameter", "spearman", "mdi", "fanova", "n")
+
+
+def importance(runs: pd.DataFrame, study: optuna.Study, metric: Metric) -> pd.DataFrame:
+    """One row per varied hyperparameter of a rebuilt study, most important first.
+
+    `spearman` is the signed rank correlation with the objective (nan for choices without order), `mdi` and `fanova`
+    are shares that sum to 1, `n` counts complete trials. Empty with fewer than 5 of them. The forests see the
+    logarithm of a positive objective, so that one bad trial does not decide alone.
+    """
+    finished = [trial for trial in study.trials if trial.state == TrialState.COMPLETE]
+    mine = runs[runs["run"].isin([trial.user_attrs["run"] for trial in finished])]
+    columns = sorted(varying_parameters(mine))  # Optuna 5.0 labels MDI shares wrongly unless names come sorted
+    columns = [column for column in columns if mine[column].notna().all()]
+    if len(finished) < FEWEST_TRIALS or not columns:
+        return pd.DataFrame(columns=list(COLUMNS))
+    names = [column.removeprefix(PARAMETER) for column in columns]
+    target = _log_value if all(trial.value > 0 for trial in finished) else _value
+    with quiet():
+        mdi = MeanDecreaseImpurityImportanceEvaluator(seed=0).evaluate(study, names, target=target)
+        fanova = FanovaImportanceEvaluator(seed=0).evaluate(study, names, target=target)
+    rows = [
+        (name, _spearman(mine[column], mine[metric.ranking]), float(mdi[name]), float(fanova[name]), len(finished))
+        for name, column in zip(names, columns, strict=True)
+    ]
+    table = pd.DataFrame(rows, columns=list(COLUMNS))
+    order = (table["mdi"] + table["fanova"]).sort_values(ascending=False, kind="stable").index
+    return table.loc[order].reset_index(drop=True)
+
+
+def draw_importance(
+    tables: Mapping[str, pd.DataFrame], finished: Mapping[str, int], models: Mapping[str, str]
+) -> Figure:
+    """A panel per study: signed rank correlation as bars, the two forests' shares as markers."""
+    columns = min(3, max(1, len(tables)))
+    rows = math.ceil(len(tables) / columns)
+    tallest = max((min(len(table), MOST_SHOWN) for table in tables.values()), default=0)
+    width = style.WIDE if columns > 1 else style.NARROW + 1
+    figure = style.new_figure(width, max(1.6, 0.8 + 0.15 * tallest) * rows + 0.55)
+    panels = figure.subplots(rows, columns, squeeze=False)
+    for axes, (study, table) in zip(panels.flat, tables.items(), strict=False):
+        _panel(axes, study, table, finished[study], style.colour(models[study], models.values()))
+    for axes in panels.flat[len(tables) :]:
+        axes.set_axis_off()
+    handles = [
+        Patch(facecolor=style.GREY, alpha=0.6, label="rank correlation (left: more is better)"),
+        Line2D([], [], marker="o", color="black", ls="", ms=4, label="MDI share"),
+        Line2D([], [], marker="D", mfc="white", mec="black", ls="", ms=4, label="fANOVA share"),
+    ]
+    figure.legend(handles=handles, loc="outside lower center", ncols=3)
+    return figure
+
+
+def reading(tables: Mapping[str, pd.DataFrame]) -> str:
+    """The figure in one sentence."""
+    first = pd.Series([table["parameter"].iloc[0] for table in tables.values() if len(table)]).value_counts()
+    if first.empty:
+        return f"No study has the {FEWEST_TRIALS} complete trials that a measure of importance needs."
+    names = ", ".join(f"{name} in {n} of {first.sum()} studies" for name, n in list(first.items())[:3])
+    return f"Most important by the mean of MDI and fANOVA: {names}."
+
+
+def _panel(axes: Axes, study: str, table: pd.DataFrame, n: int, colour: str) -> None:
+    axes.set_title(textwrap.fill(f"{style.words(study)} (n={n})", TITLE_WIDTH), loc="left", fontsize=7)
+    if table.empty:
+        style.say(axes, f"{n} complete trials:\nat least {FEWEST_TRIALS} and a varied\nparameter are needed")
+        return
+    shown = table.head(MOST_SHOWN).iloc[::-1]
+    places = np.arange(len(shown))
+    axes.barh(places, shown["spearman"].fillna(0), height=0.62, color=colour, alpha=0.45)
+    axes.plot(shown["mdi"], places, "o", color="black", ms=3)
+    axes.plot(shown["fanova"], places, "D", mfc="white", mec="black", ms=3, mew=0.7)
+    for place, value in zip(places, shown["spearman"], strict=True):
+        if math.isnan(value):
+            axes.text(-0.04, place, "no order", ha="right", va="center", fontsize=5.5, color=style.GREY)
+    axes.set_yticks(places, [style.words(name) for name in shown["parameter"]])
+    axes.set(xlim=(-1, 1), ylim=(-0.6, len(shown) - 0.4))
+    axes.set_xticks([-1, -0.5, 0, 0.5, 1], ["−1", "−.5", "0", ".5", "1"])
+    axes.axvline(0, color="black", lw=0.6)
+    axes.grid(axis="x")
+    axes.tick_params(axis="y", length=0)
+
+
+def _spearman(values: pd.Series, objective: pd.Series) -> float:
+    if not is_numeric(values) or objective.nunique() < 2 or values.nunique() < 2:
+        return math.nan
+    return float(values.astype(float).rank().corr(objective.astype(float).rank()))
+
+
+def _value(trial: FrozenTrial) -> float:
+    return trial.value
+
+
+def _log_value(trial: FrozenTrial) -> float:
+    return math.log10(trial.value)

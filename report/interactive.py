@@ -1,0 +1,119 @@
+"""interactive_*.html: Optuna's own plots of the rebuilt studies, as pages that work offline."""
+
+import warnings
+from collections.abc import Callable, Iterator, Mapping
+from pathlib import Path
+
+import optuna
+import pandas as pd
+import plotly.graph_objects as go
+from optuna.trial import TrialState
+from optuna.visualization import (
+    plot_contour,
+    plot_edf,
+    plot_intermediate_values,
+    plot_optimization_history,
+    plot_parallel_coordinate,
+    plot_slice,
+)
+
+from report.metrics import Metric, label
+from report.studies import quiet
+
+FEWEST_TRIALS = 2
+MOST_CONTOURS = 4
+CONFIG = {"showSendToCloud": False, "displaylogo": False, "responsive": True}
+
+
+def interactive_figures(
+    studies: Mapping[str, optuna.Study], importances: Mapping[str, pd.DataFrame], metric: Metric
+) -> Iterator[tuple[str, str, go.Figure]]:
+    """(kind, study or "all", figure) of everything that can be drawn; studies with one complete trial have no plots."""
+    drawable = {name: study for name, study in studies.items() if _complete(study) >= FEWEST_TRIALS}
+    value = label(metric.ranking)
+    with quiet(), warnings.catch_warnings():
+        warnings.simplefilter("ignore", optuna.exceptions.ExperimentalWarning)
+        for name, study in drawable.items():
+            for kind, figure in _of_study(study, list(importances[name]["parameter"]), value):
+                yield kind, name, _dressed(figure, kind, study.study_name)
+        if len(drawable) > 1:
+            together = list(drawable.values())
+            yield (
+                "history",
+                "all",
+                _dressed(plot_optimization_history(together, target_name=value), "history", "all studies"),
+            )
+            yield "edf", "all", _dressed(plot_edf(together, target_name=value), "edf", "all studies")
+
+
+def undrawn(studies: Mapping[str, optuna.Study]) -> list[str]:
+    """One line for every study without interactive plots."""
+    return [
+        f"{name}: no interactive plots: {_complete(study)} complete trials, at least {FEWEST_TRIALS} are needed"
+        for name, study in studies.items()
+        if _complete(study) < FEWEST_TRIALS
+    ]
+
+
+def write_page(figure: go.Figure, path: Path) -> None:
+    """An HTML page that shares one plotly.min.js with the others in its folder."""
+    partial = path.with_name(f".partial.{path.name}")
+    figure.write_html(partial, include_plotlyjs="directory", config=CONFIG, div_id="figure")
+    partial.replace(path)
+
+
+def _complete(study: optuna.Study) -> int:
+    return sum(trial.state == TrialState.COMPLETE for trial in study.trials)
+
+
+def _of_study(study: optuna.Study, important: list[str], value: str) -> Iterator[tuple[str, go.Figure]]:
+    varied = sorted({name for trial in study.trials for name in trial.params})
+    important = important or varied
+    yield "history", _with_runs(plot_optimization_history(study, target_name=value), study)
+    yield "edf", plot_edf(study, target_name=value)
+    if any(trial.intermediate_values for trial in study.trials):
+        yield "intermediate", plot_intermediate_values(study)
+    drawings: tuple[tuple[str, Callable, list[str]], ...] = (
+        ("slice", plot_slice, varied),
+        ("parallel", plot_parallel_coordinate, important[:8]),
+        ("contour", plot_contour, important[:MOST_CONTOURS]),
+    )
+    for kind, draw, names in drawings:
+        if len(names) >= (2 if kind == "contour" else 1):
+            yield kind, draw(study, params=names, target_name=value)
+
+
+def _with_runs(figure: go.Figure, study: optuna.Study) -> go.Figure:
+    """Hovering over a trial of the history shows its run folder and the command that trains it again."""
+    attributes = {trial.number: trial.user_attrs for trial in study.trials}
+    points = figure.data[0]
+    shown = [attributes.get(int(number), {}) for number in points.x]
+    points.customdata = [[_text(one.get("run", "")), _text(one.get("command", ""))] for one in shown]
+    points.hovertemplate = "trial %{x}: %{y:.3g}<br>%{customdata[0]}<br>%{customdata[1]}<extra></extra>"
+    return figure
+
+
+def _text(name: str) -> str:
+    """Plotly reads hover texts as markup."""
+    return name.replace("<", "‹").replace(">", "›")
+
+
+def _dressed(figure: go.Figure, kind: str, study: str) -> go.Figure:
+    words = {
+        "edf": "distribution of errors",
+        "intermediate": "validation error by epoch",
+        "parallel": "parallel coordinates",
+    }
+    figure.update_layout(template="plotly_white", title=f"{study}: {words.get(kind, kind)}", font_size=12, height=620)
+    figure.update_xaxes(exponentformat="power", dtick=1, selector={"type": "log"})
+    figure.update_yaxes(exponentformat="power", dtick=1, selector={"type": "log"})
+    if kind in ("history", "intermediate") and _all_positive(figure):
+        figure.update_yaxes(type="log", exponentformat="power", dtick=1)
+    if kind == "intermediate":
+        figure.update_layout(showlegend=False)
+    return figure
+
+
+def _all_positive(figure: go.Figure) -> bool:
+    values = [value for trace in figure.data for value in (trace.y if trace.y is not None else ()) if value is not None]
+    return bool(values) and min(values) > 0

@@ -1,0 +1,145 @@
+"""How every figure looks: colours, sizes, axes; and how it is saved."""
+
+import io
+import math
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+
+import matplotlib
+import numpy as np
+from matplotlib.axes import Axes
+from matplotlib.axis import Axis
+from matplotlib.figure import Figure
+from matplotlib.ticker import FuncFormatter, LogFormatterSciNotation, LogLocator, NullFormatter
+
+WIDE = 7.2  # inches: two columns of a paper
+NARROW = 3.5
+DPI = 300
+# Okabe & Ito (2008): told apart under every common colour blindness.
+COLOURS = {"stacked_history": "#0072B2", "method_of_steps": "#D55E00", "memory_kernel": "#009E73"}
+MARKERS = {"stacked_history": "o", "method_of_steps": "s", "memory_kernel": "^"}
+SPARE_COLOURS = ("#CC79A7", "#E69F00", "#56B4E9", "#F0E442")
+SPARE_MARKERS = ("D", "v", "P", "X")
+TRUTH, GREY, EMPTY = "#000000", "#7f7f7f", "#d9d9d9"
+RC = {
+    "font.size": 8,
+    "axes.titlesize": 8,
+    "axes.labelsize": 8,
+    "xtick.labelsize": 7,
+    "ytick.labelsize": 7,
+    "legend.fontsize": 7,
+    "figure.titlesize": 9,
+    "axes.spines.top": False,
+    "axes.spines.right": False,
+    "axes.linewidth": 0.6,
+    "axes.grid": False,
+    "grid.linewidth": 0.4,
+    "grid.color": "#e3e3e3",
+    "axes.axisbelow": True,
+    "lines.linewidth": 1.0,
+    "legend.frameon": False,
+    "pdf.fonttype": 42,
+    "svg.fonttype": "none",
+    "svg.hashsalt": "report",
+    "savefig.dpi": DPI,
+    "axes.formatter.use_mathtext": True,
+}
+
+
+@contextmanager
+def styled() -> Iterator[None]:
+    """Every figure is made and saved inside this; rcParams outside are left as they were."""
+    with matplotlib.rc_context(RC):
+        yield
+
+
+def new_figure(width: float, height: float) -> Figure:
+    """An empty figure of this size in inches that arranges itself."""
+    return Figure(figsize=(width, height), layout="constrained")
+
+
+def colour(model: str, models: Iterable[str] = ()) -> str:
+    """The operator's fixed colour; one that is not ours gets a spare by its place among the unknown `models`."""
+    return COLOURS.get(model) or SPARE_COLOURS[_spare(model, models) % len(SPARE_COLOURS)]
+
+
+def marker(model: str, models: Iterable[str] = ()) -> str:
+    """The operator's fixed marker, so that figures can be read in grey."""
+    return MARKERS.get(model) or SPARE_MARKERS[_spare(model, models) % len(SPARE_MARKERS)]
+
+
+def model_order(models: Iterable[str]) -> list[str]:
+    """Operators in the order of every legend: ours first, then others by name."""
+    known = list(COLOURS)
+    return sorted(set(models), key=lambda name: (known.index(name) if name in known else len(known), name))
+
+
+def words(name: str) -> str:
+    """A name from a file as a figure shows it: spaces for underscores, short, no mathematical text."""
+    plain = "".join(letter if letter.isprintable() else " " for letter in name.replace("_", " ")).replace("$", r"\$")
+    return plain if len(plain) <= 60 else plain[:57] + "..."
+
+
+def number(value: float) -> str:
+    """A number in at most six letters: 0.16, 1.6e-4, 256."""
+    if value != 0 and (abs(value) < 0.01 or abs(value) >= 1e5):
+        mantissa, exponent = f"{value:.1e}".split("e")
+        return f"{mantissa.removesuffix('.0')}e{int(exponent)}"
+    return f"{value:.3g}" if abs(value) >= 1 else f"{value:.2g}"
+
+
+def log_axis(axis: Axis, values: Sequence[float]) -> None:
+    """A logarithmic axis with readable labels even when it spans less than two decades."""
+    values = np.asarray([value for value in values if math.isfinite(value) and value > 0])
+    if not len(values):
+        return
+    axis.axes.set_xscale("log") if axis.axis_name == "x" else axis.axes.set_yscale("log")
+    log_ticks(axis, values.min(), values.max())
+    low, high = values.min(), values.max()
+    pad = max((high / low) ** 0.06, 1.15)
+    axis.axes.set(**{f"{axis.axis_name}lim": (low / pad, high * pad)})
+
+
+def log_ticks(axis: Axis, low: float, high: float) -> None:
+    """Labels for a logarithmic axis from low to high: 1, 2, 5 where it spans little, powers of ten otherwise."""
+    if math.log10(high / low) < 1.5:
+        axis.set_major_locator(LogLocator(subs=(1, 2, 5)))
+        axis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))
+    else:
+        axis.set_major_locator(LogLocator(numticks=6))
+        axis.set_major_formatter(LogFormatterSciNotation())
+    axis.set_minor_formatter(NullFormatter())
+
+
+def say(axes: Axes, text: str) -> None:
+    """A panel that holds a sentence instead of a plot."""
+    axes.set_axis_off()
+    axes.text(0.5, 0.5, text, ha="center", va="center", transform=axes.transAxes, color=GREY, wrap=True)
+
+
+def save(figure: Figure, folder: Path, stem: str, formats: Sequence[str]) -> list[Path]:
+    """Writes folder/stem.<format> for every format."""
+    paths = [folder / f"{stem}.{suffix}" for suffix in formats]
+    for path in paths:
+        partial = path.with_name(f".partial.{path.name}")
+        figure.savefig(partial, format=path.suffix[1:], metadata=_metadata(path.suffix[1:]))
+        partial.replace(path)
+    return paths
+
+
+def png_bytes(figure: Figure, dpi: int = 200) -> bytes:
+    """The figure as PNG."""
+    stream = io.BytesIO()
+    figure.savefig(stream, format="png", dpi=dpi, metadata=_metadata("png"))
+    return stream.getvalue()
+
+
+def _metadata(suffix: str) -> dict[str, None]:
+    """No dates in the files: the same runs give the same bytes."""
+    return {"pdf": {"CreationDate": None}, "svg": {"Date": None}}.get(suffix, {})
+
+
+def _spare(model: str, models: Iterable[str]) -> int:
+    unknown = sorted({name for name in models if name not in COLOURS} | {model})
+    return unknown.index(model)

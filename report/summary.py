@@ -1,0 +1,105 @@
+"""visualization_report.json: the report's numbers for another program. `docs/report.md` documents the keys."""
+
+import json
+import math
+import os
+from collections.abc import Sequence
+from pathlib import Path
+
+import pandas as pd
+
+from report.analysis import Analysis
+from report.loading import PARAMETER, Results, metric_columns, parameter_columns
+from report.tables import rerun_command
+
+SCHEMA_VERSION = 1
+STATUSES = ("complete", "pruned", "failed", "interrupted", "unfinished")
+
+
+def summary(results: Results, analysis: Analysis, figures: Sequence[str], problems: Sequence[str]) -> dict[str, object]:
+    """Everything that the page says, as plain values: numbers that are missing are None."""
+    winners = {row["family"]: row for row in analysis.winners.to_dict("records")}
+    best = analysis.best.to_dict("records")
+    return {
+        "schema_version": SCHEMA_VERSION,
+        "results_dir": str(results.results_dir),
+        "metric": {
+            "name": analysis.metric.column,
+            "ranking": analysis.metric.ranking,
+            "higher_is_better": analysis.metric.higher_is_better,
+        },
+        "runs": {"total": len(results.runs), **_statuses(results.runs)},
+        "families": {
+            family: {
+                "best": configuration(row, analysis),
+                "operators": {one["model"]: configuration(one, analysis) for one in best if one["family"] == family},
+            }
+            for family, row in winners.items()
+        },
+        "studies": [_study(row, analysis) for row in analysis.counts.to_dict("records")],
+        "configurations": [configuration(row, analysis) for row in analysis.configurations.to_dict("records")],
+        "figures": list(figures),
+        "problems": list(problems),
+    }
+
+
+def write_summary(content: dict[str, object], path: Path) -> None:
+    """Valid JSON, complete or not there at all."""
+    partial = path.with_name(f".partial.{path.name}")
+    with open(partial, "w", encoding="utf-8") as handle:
+        handle.write(json.dumps(plain(content), indent=2, allow_nan=False) + "\n")
+        handle.flush()
+        os.fsync(handle.fileno())
+    partial.replace(path)
+
+
+def configuration(row: dict[str, object], analysis: Analysis) -> dict[str, object]:
+    """One row of the table of configurations."""
+    keep = (
+        "study",
+        "model",
+        "family",
+        "configuration",
+        "run",
+        "path",
+        "seed",
+        "value",
+        "spread",
+        "ranking",
+        "n_runs",
+        "confirmed",
+    )
+    return {
+        **{name: row[name] for name in keep},
+        "hyperparameters": {
+            name.removeprefix(PARAMETER): row[name] for name in parameter_columns(analysis.runs) if _is_there(row[name])
+        },
+        "metrics": {name: row[name] for name in metric_columns(analysis.runs) if _is_there(row[name])},
+        "command": rerun_command(str(row["path"])),
+    }
+
+
+def plain(value: object) -> object:
+    """The value as JSON holds it: numbers that are not finite become None, numpy's become Python's."""
+    if isinstance(value, dict):
+        return {str(key): plain(item) for key, item in value.items()}
+    if isinstance(value, list | tuple):
+        return [plain(item) for item in value]
+    if hasattr(value, "item"):
+        return plain(value.item())
+    if isinstance(value, float) and not math.isfinite(value):
+        return None
+    return value
+
+
+def _study(row: dict[str, object], analysis: Analysis) -> dict[str, object]:
+    table = analysis.importances[row["study"]]
+    return {**row, "importance": table.to_dict("records")}
+
+
+def _statuses(runs: pd.DataFrame) -> dict[str, int]:
+    return {status: int((runs["status"] == status).sum()) for status in STATUSES}
+
+
+def _is_there(value: object) -> bool:
+    return not (isinstance(value, float) and math.isnan(value))

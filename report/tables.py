@@ -1,0 +1,105 @@
+"""Tables about configurations: repeated runs joined, the best of each operator and family, the slugs of names."""
+
+import re
+from collections.abc import Iterable
+
+import pandas as pd
+
+from report.loading import parameter_columns
+from report.metrics import Metric
+
+CONFIGURATION = ["study", "configuration"]
+
+
+def configurations(runs: pd.DataFrame, metric: Metric) -> pd.DataFrame:
+    """One row per configuration with a complete run, best first.
+
+    `ranking` and `value` are means over its confirmations (fresh seeds) where there are any, else those of its trial;
+    `spread` is their standard deviation (nan for a single one), `n_runs` their count. `run` is the trial to look at:
+    the best of the runs counted, by `ranking`.
+    """
+    complete = runs[runs["status"] == "complete"].reindex(columns=_with_metric(runs, metric))
+    rows = [_configuration(group, metric) for _, group in complete.groupby(CONFIGURATION, sort=True)]
+    if not rows:
+        return complete.assign(ranking=[], value=[], spread=[], n_runs=[], confirmed=[])
+    return (
+        pd.DataFrame(rows)
+        .sort_values("ranking", ascending=not metric.higher_is_better, kind="stable", na_position="last")
+        .reset_index(drop=True)
+    )
+
+
+def best_by_operator(table: pd.DataFrame) -> pd.DataFrame:
+    """The best row of each (family, model) of `configurations`: among confirmed ones where there are any."""
+    if table.empty:
+        return table
+    picked = []
+    for _, group in table.groupby(["family", "model"], sort=True):
+        confirmed = group[group["confirmed"]]
+        picked.append((confirmed if len(confirmed) else group).iloc[0])
+    return pd.DataFrame(picked).reset_index(drop=True)
+
+
+def best_by_family(table: pd.DataFrame, metric: Metric) -> pd.DataFrame:
+    """The best row of each family of `configurations`, chosen by `ranking` among the operators' best."""
+    operators = best_by_operator(table)
+    if operators.empty:
+        return operators
+    ordered = operators.sort_values("ranking", ascending=not metric.higher_is_better, kind="stable", na_position="last")
+    return ordered.groupby("family", sort=True).head(1).sort_values("family").reset_index(drop=True)
+
+
+def counts(runs: pd.DataFrame) -> pd.DataFrame:
+    """Runs of each (study, model, family) by status: complete, pruned, failed, interrupted, unfinished."""
+    table = runs.groupby(["study", "model", "family", "status"]).size().unstack(fill_value=0)
+    return table.reindex(
+        columns=["complete", "pruned", "failed", "interrupted", "unfinished"], fill_value=0
+    ).reset_index()
+
+
+def varying_parameters(runs: pd.DataFrame) -> list[str]:
+    """The `param_…` columns that take at least two values in these runs."""
+    return [name for name in parameter_columns(runs) if runs[name].dropna().map(repr).nunique() > 1]
+
+
+def slugs(names: Iterable[str]) -> dict[str, str]:
+    """A file name for every name: letters, digits, `_` and `-`; different names never share one."""
+    taken: dict[str, str] = {}
+    for name in names:
+        stem = re.sub(r"[^A-Za-z0-9_-]+", "-", name).strip("-")[:80] or "unnamed"
+        slug, n = stem, 2
+        while slug.lower() in (other.lower() for other in taken.values()):
+            slug, n = f"{stem}-{n}", n + 1
+        taken[name] = slug
+    return taken
+
+
+def rerun_command(path: str) -> str:
+    """The command that trains this run's configuration again."""
+    return f"python hyperparameter_search.py --rerun {_quoted(path)}"
+
+
+def _quoted(path: str) -> str:
+    import shlex
+
+    return shlex.quote(path)
+
+
+def _with_metric(runs: pd.DataFrame, metric: Metric) -> list[str]:
+    return list(dict.fromkeys([*runs.columns, metric.column, metric.ranking]))
+
+
+def _configuration(group: pd.DataFrame, metric: Metric) -> pd.Series:
+    confirmations = group[group["role"] == "confirmation"]
+    counted = confirmations if len(confirmations) else group[group["role"] != "confirmation"]
+    ordered = counted.sort_values(
+        metric.ranking, ascending=not metric.higher_is_better, kind="stable", na_position="last"
+    )
+    values = counted[metric.column].astype(float)
+    row = ordered.iloc[0].copy()
+    row["ranking"] = counted[metric.ranking].astype(float).mean()
+    row["value"] = values.mean()
+    row["spread"] = values.std(ddof=1)
+    row["n_runs"] = len(counted)
+    row["confirmed"] = bool(len(confirmations))
+    return row

@@ -1,0 +1,134 @@
+"""Writes the report: calls the `create_*` methods, saves what they return, then the pages and the summary."""
+
+import inspect
+import logging
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import pandas as pd
+from matplotlib import pyplot
+from matplotlib.figure import Figure
+
+from report import style
+from report.figures import readings
+from report.interactive import interactive_figures, undrawn, write_page
+from report.page import Picture
+from report.page import write_page as write_report_page
+from report.summary import summary, write_summary
+from report.tables import slugs
+
+if TYPE_CHECKING:
+    from advanced_visualizations import Visualizations
+
+logger = logging.getLogger(__name__)
+
+PREFIX = "create_"
+BUILT_IN = ("model_comparison", "trajectories", "convergence_analysis", "parameter_importance", "heatmap")
+
+
+def write_report(visualizations: "Visualizations") -> list[Path]:
+    """All files of the report, in the order in which they were written. Raises ValueError where none can be."""
+    options, analysis = visualizations.options, visualizations.analysis
+    folder = options.output_dir
+    _make(folder)
+    problems = list(visualizations.results.problems)
+    for problem in problems:
+        logger.warning("%s", problem)
+    written, pictures = [], []
+    sentences = readings(analysis)
+    with style.styled():
+        for stem, figure in _figures(visualizations, problems):
+            written += style.save(figure, folder, stem, options.formats)
+            pictures.append(Picture(stem, sentences.get(stem, ""), style.png_bytes(figure)))
+            pyplot.close(figure)
+            logger.debug("drew %s", stem)
+    later = [*analysis.trajectories[1], *undrawn(analysis.studies)]
+    for problem in later:
+        logger.warning("%s", problem)
+    problems += later
+    pages = _write_interactive(visualizations, folder)
+    names = [path.name for path in (*written, *pages)]
+    write_report_page(
+        folder / "report.html",
+        analysis,
+        pictures,
+        interactive=[path.name for path in pages],
+        problems=problems,
+        source=str(options.results_dir),
+        top=options.top,
+    )
+    write_summary(summary(visualizations.results, analysis, names, problems), folder / "visualization_report.json")
+    return [*written, *pages, folder / "report.html", folder / "visualization_report.json"]
+
+
+def create_methods(visualizations: "Visualizations") -> list[str]:
+    """The `create_*` methods that take `df`: ours first, then others in the order in which they are defined."""
+    defined = [name for kind in reversed(type(visualizations).__mro__) for name in vars(kind)]
+    names = [name for name in dict.fromkeys(defined) if name.startswith(PREFIX) and _takes_df(visualizations, name)]
+    order = [f"{PREFIX}{stem}" for stem in BUILT_IN]
+    return [name for name in order if name in names] + [name for name in names if name not in order]
+
+
+def _takes_df(visualizations: "Visualizations", name: str) -> bool:
+    method = getattr(visualizations, name)
+    return callable(method) and "df" in inspect.signature(method).parameters
+
+
+def _figures(visualizations: "Visualizations", problems: list[str]) -> Iterator[tuple[str, Figure]]:
+    """(file stem, figure) of every method; what a method of the user's own does wrong becomes a line in `problems`."""
+    runs = visualizations.results.runs
+    for name in create_methods(visualizations):
+        stem = name.removeprefix(PREFIX)
+        if stem in BUILT_IN:
+            result = getattr(visualizations, name)(runs)
+        else:
+            result = _custom(visualizations, name, runs.copy(), problems)
+        figures = result if isinstance(result, Mapping) else {"": result}
+        keys = slugs(str(key) for key in figures)
+        for key, figure in figures.items():
+            if isinstance(figure, Figure):
+                yield f"{stem}_{keys[str(key)]}" if key != "" else stem, figure
+            elif figure is not None:
+                _say(problems, f"{name}: expected a matplotlib Figure, got {type(figure).__name__}")
+
+
+def _custom(visualizations: "Visualizations", name: str, runs: pd.DataFrame, problems: list[str]) -> object:
+    """What a custom plot returns. Any error of it costs this figure only: it is not ours, and the report goes on."""
+    try:
+        result = getattr(visualizations, name)(runs)
+    except Exception as error:
+        _say(problems, f"{name}: no figure: {type(error).__name__}: {error}")
+        logger.debug("", exc_info=True)
+        return None
+    if result is None:
+        _say(problems, f"{name}: returned no figure; let it end with `return figure`")
+    return result
+
+
+def _say(problems: list[str], line: str) -> None:
+    problems.append(line)
+    logger.warning("%s", line)
+
+
+def _write_interactive(visualizations: "Visualizations", folder: Path) -> list[Path]:
+    analysis, pages = visualizations.analysis, []
+    names = slugs(["all", *analysis.studies])  # "all" first: a study of this name gets another
+    for kind, study, figure in interactive_figures(analysis.studies, analysis.importances, analysis.metric):
+        path = folder / f"interactive_{kind}_{names[study] if study in analysis.studies else 'all'}.html"
+        write_page(figure, path)
+        pages.append(path)
+    return pages
+
+
+def _make(folder: Path) -> None:
+    """Makes the output folder and makes sure that files can be written there."""
+    probe = folder / ".partial.probe"
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        probe.touch()
+        probe.unlink()
+    except OSError as error:
+        raise ValueError(
+            f"--output_dir {folder}: expected a folder that can be written to, got {error.strerror}; name another"
+        ) from error

@@ -19,9 +19,9 @@ from experiment_tracker import WandbSettings
 from search.command_line import Options
 from search.environment import prepare_process
 from search.interruption import Interruption
+from search.plan import StudyPlan
 from search.progress import Display, HereChannel, PipeChannel, PipeLog
 from search.slots import INTERRUPTED, KILLED, Tally, claim, owner_identity, reconcile
-from search.plan import StudyPlan
 from search.storage import guard_lock, held
 from search.trials import Bench, TrialCrash, adopt, open_bench, run_trial
 

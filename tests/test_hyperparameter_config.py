@@ -42,6 +42,13 @@ def test_search_spaces_hold_the_documented_ranges_for_every_model(model: str) ->
     assert set(space) - set(SEED_SPACE), "each model adds something of its own"
 
 
+@pytest.mark.parametrize("model", SEARCH_SPACES)
+def test_search_spaces_hold_only_names_that_the_model_takes(model: str) -> None:
+    from model_trainer import hyperparameter_names
+
+    check_names(model, parse_space(model), hyperparameter_names(model))
+
+
 def test_importing_needs_the_standard_library_alone() -> None:
     code = "import sys, hyperparameter_config; print(*{m.split('.')[0] for m in sys.modules} - sys.stdlib_module_names)"
     root = Path(__file__).parent.parent

@@ -133,10 +133,19 @@ def test_wandb_goes_offline_when_the_key_is_wrong(
 ) -> None:
     caplog.set_level(logging.INFO, "tracking")
     monkeypatch.setenv("WANDB_API_KEY", "short")
-    wandb = WandbLogger(WandbSettings("online", "p", None, tmp_path))
+    wandb = open_wandb(WandbSettings("online", "p", None, tmp_path))
     assert wandb.settings.mode == "offline"
     (line,) = ours(caplog)
     assert "WANDB_API_KEY invalid" in line
+
+
+def test_wandb_mode_of_the_environment_replaces_online(
+    logged_out: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("WANDB_MODE", "disabled")
+    assert isinstance(open_wandb(WandbSettings("online", "p", None, tmp_path)), NullWandb)
+    monkeypatch.setenv("WANDB_MODE", "offline")
+    assert open_wandb(WandbSettings("online", "p", None, tmp_path)).settings.mode == "offline"
 
 
 def test_wandb_stays_offline_once_the_server_cannot_be_reached(

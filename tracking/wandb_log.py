@@ -65,7 +65,7 @@ class WandbLogger:
     def __init__(self, settings: WandbSettings) -> None:
         import wandb
 
-        self.settings = choose_wandb_mode(settings)
+        self.settings = settings
         self._wandb = wandb
         self._troubles = (wandb.Error, OSError)
         self._run: wandb.Run | None = None
@@ -234,8 +234,10 @@ def choose_wandb_mode(settings: WandbSettings) -> WandbSettings:
     """The settings with "offline" instead of "online" where nobody is logged in, with one logged line. Never asks."""
     if settings.mode != "online":
         return settings
-    if os.environ.get("WANDB_MODE") in ("offline", "disabled"):
-        return replace(settings, mode=os.environ["WANDB_MODE"])
+    wanted = os.environ.get("WANDB_MODE")
+    if wanted in ("offline", "disabled"):
+        logger.info("W&B: %s, as WANDB_MODE says", wanted)
+        return replace(settings, mode=wanted)
     import wandb
 
     wandb.setup(wandb.Settings(silent=True))  # a login reports to the terminal otherwise
@@ -251,7 +253,8 @@ def choose_wandb_mode(settings: WandbSettings) -> WandbSettings:
 
 
 def open_wandb(settings: WandbSettings) -> WandbLogger | NullWandb:
-    """The logger of this process."""
+    """The logger of this process, in the mode that `choose_wandb_mode` finds."""
+    settings = choose_wandb_mode(settings)
     return NullWandb() if settings.mode == "disabled" else WandbLogger(settings)
 
 

@@ -42,6 +42,7 @@ class Times:
     training: float
     evaluation: float
     everything: float
+    n_workers: int
 
     def line(self) -> str:
         """Seconds and shares of training, evaluation, and all the rest."""
@@ -53,7 +54,8 @@ class Times:
         )
         total = max(self.everything, 1e-9)
         shares = ", ".join(f"{name} {seconds:.1f} s ({100 * seconds / total:.0f} %)" for name, seconds in parts)
-        return f"time: {self.everything:.1f} s: {shares}"
+        workers = "" if self.n_workers == 1 else f" of {self.n_workers} workers together"
+        return f"time: {self.everything:.1f} s{workers}: {shares}"
 
 
 def leaderboard_rows(
@@ -108,7 +110,8 @@ def format_leaderboard(study: optuna.Study, plan: StudyPlan, rows: Sequence[Row]
         lines.append([*cells, str(results_dir / row.run_folder)])
     widths = [max(len(line[i]) for line in [header, *lines]) for i in range(len(header))]
     text = [f"{plan.name}: {count_line(study, plan)}"]
-    text.append("  ".join(cell.ljust(width) for cell, width in zip(header, widths, strict=True)).rstrip())
+    if rows:
+        text.append("  ".join(cell.ljust(width) for cell, width in zip(header, widths, strict=True)).rstrip())
     for row, line in zip(rows, lines, strict=False):
         text.append("  ".join(cell.ljust(width) for cell, width in zip(line, widths, strict=True)).rstrip())
         if row.differing:

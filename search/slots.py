@@ -133,10 +133,17 @@ def reconcile(
 
 
 def claim(study: optuna.Study, owner: str) -> optuna.Trial | None:
-    """Takes the next waiting slot, or None where nothing waits; call it under the guard lock."""
-    if not study.get_trials(deepcopy=False, states=(TrialState.WAITING,)):
+    """Takes the lowest waiting slot, or None where nothing waits; call it under the guard lock.
+
+    The lowest, where `study.ask` would take the oldest trial: a slot that was interrupted is not put off.
+    """
+    waiting = study.get_trials(deepcopy=False, states=(TrialState.WAITING,))
+    if not waiting:
         return None
-    trial = study.ask()
+    number = min(waiting, key=lambda trial: trial.user_attrs["slot"]).number
+    trial_id = study._storage.get_trial_id_from_study_id_trial_number(study._study_id, number)
+    study._storage.set_trial_state_values(trial_id, TrialState.RUNNING)
+    trial = optuna.Trial(study, trial_id)
     trial.set_user_attr("owner", owner)
     return trial
 

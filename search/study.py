@@ -139,6 +139,7 @@ def spent(bench: Bench, ended_before: set[int], since: float) -> Times:
         training=sum(s.get("training", 0.0) for s in seconds),
         evaluation=sum(s.get("evaluation", 0.0) for s in seconds),
         everything=(time.time() - since) * bench.options.n_workers,
+        n_workers=bench.options.n_workers,
     )
 
 

@@ -94,11 +94,24 @@ def test_search_trains_writes_ranks_and_goes_on(
     assert finished_slots(results) == [0, 1, 2]
 
 
-def test_search_gives_the_same_bits_again_and_rerun_repeats_a_trial(
-    data_root: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+def test_search_gives_the_same_bits_when_interrupted_and_rerun_repeats_a_trial(
+    data_root: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    for name in ("a", "b"):
-        assert search(data_root, tmp_path / name, "--n_trials", 3, "--search_type", "bayesian") == 0
+    arguments = ["--search_type", "bayesian", "--n_trials", 3]
+    assert search(data_root, tmp_path / "a", *arguments) == 0
+    epochs, train_epoch = [], model_trainer.train_epoch
+
+    def interrupted(*given: object) -> tuple[float, float]:
+        epochs.append(1)
+        if len(epochs) == 4:
+            raise KeyboardInterrupt
+        return train_epoch(*given)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(model_trainer, "train_epoch", interrupted)
+        search(data_root, tmp_path / "b", *arguments)
+    assert finished_slots(tmp_path / "b") == [0]
+    assert search(data_root, tmp_path / "b", *arguments) == 0
     assert errors_by_slot(tmp_path / "a") == errors_by_slot(tmp_path / "b")
     capsys.readouterr()
     folder = run_folders(tmp_path / "a")[1]

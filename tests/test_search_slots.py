@@ -134,6 +134,13 @@ def test_a_repeated_slot_keeps_the_values_it_had_sampled(study: optuna.Study) ->
     assert of_slot(study, 1)[-1].params == {"x": value}
 
 
+def test_claim_takes_an_interrupted_slot_before_later_ones(study: optuna.Study) -> None:
+    settle(study)
+    record_end(study, claim(study, owner_identity()).number, TrialEnd(INTERRUPTED, "why", None, {}, {}))
+    settle(study)
+    assert [claim(study, owner_identity()).user_attrs["slot"] for _ in range(N)] == list(range(N))
+
+
 def test_own_failures_and_pruned_trials_finish_their_slots(study: optuna.Study) -> None:
     settle(study)
     for end in (TrialEnd(FAILED, "diverged", None, {}, {}), TrialEnd("pruned", None, None, {}, {})):

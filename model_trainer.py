@@ -16,6 +16,7 @@ from data.batches import FamilyData, RowWindows
 from data.randomness import generator
 from experiment_tracker import EpochRecord
 from model_evaluation import Evaluation, evaluate, rollout_error, steering_split
+from model_optimizer import OPTIMIZERS, JointOptimizer, make_optimizer
 
 WINDOWS_PER_EPOCH = 2048  # target rows, for every operator: 200 epochs are about two minutes of one core
 EVALUATIONS = 20  # of the validation rollout during a whole training
@@ -33,6 +34,7 @@ class TrainingSettings:
     batch_size: int = 32  # target rows per step
     weight_decay: float = 1e-5
     schedule: str = "one_cycle"  # or "plateau": halved whenever an evaluation brought no improvement
+    optimizer: str = "muon"  # for matrices, AdamW for the rest; or "adamw" for all
     gradient_clip: float = 1.0  # largest norm of a step's gradient
     first_interval_share: float = 0.25  # of the training windows that start at the first interval
 
@@ -45,6 +47,8 @@ class TrainingSettings:
             raise ValueError(f"batch_size: expected a whole number of at least 1, got {self.batch_size!r}")
         if self.schedule not in SCHEDULES:
             raise ValueError(f"schedule: expected one of {', '.join(SCHEDULES)}, got {self.schedule!r}")
+        if self.optimizer not in OPTIMIZERS:
+            raise ValueError(f"optimizer: expected one of {', '.join(OPTIMIZERS)}, got {self.optimizer!r}")
 
 
 @dataclass(frozen=True)
@@ -214,19 +218,8 @@ def derived_seed(seed: int, purpose: str) -> int:
     return int(generator(seed, f"training/{purpose}", 0).integers(2**63))
 
 
-def make_optimizer(operator: nn.Module, settings: TrainingSettings) -> torch.optim.Optimizer:
-    """AdamW (Loshchilov & Hutter 2019); biases and other vectors do not decay."""
-    parameters = list(operator.parameters())
-    groups = [
-        {"params": [p for p in parameters if p.ndim > 1], "weight_decay": settings.weight_decay},
-        {"params": [p for p in parameters if p.ndim <= 1], "weight_decay": 0.0},
-    ]
-    is_fused = all(p.device.type in ("cpu", "cuda") and p.is_floating_point() for p in parameters)
-    return torch.optim.AdamW(groups, lr=settings.learning_rate, fused=is_fused or None)
-
-
 def train_epoch(
-    operator: dno.Operator, windows: RowWindows, optimizer: torch.optim.Optimizer, pace: Pace, order: torch.Generator
+    operator: dno.Operator, windows: RowWindows, optimizer: JointOptimizer, pace: Pace, order: torch.Generator
 ) -> tuple[float, float]:
     """Means over the steps of the loss and of the gradient's norm before clipping; the only wait for the device.
 
@@ -238,8 +231,7 @@ def train_epoch(
     steps = 0
     while steps < pace.steps_per_epoch and (steps == 0 or pace.progress() < 1.0):
         progress = pace.progress()
-        for group in optimizer.param_groups:
-            group["lr"] = pace.learning_rate(progress)
+        optimizer.set_rate(pace.learning_rate(progress))
         rows, present, tau, params = windows.draw(pace.crops, order)
         loss = operator.training_loss(rows, present, tau, params, progress, order)
         loss.backward()
@@ -292,7 +284,7 @@ def train(
             costs["n_parameters"] = sum(parameter.numel() for parameter in operator.parameters())
             windows = RowWindows(split, operator.past_rows, operator.target_rows, settings.first_interval_share)
             steering = steering_split(data.splits["val"])
-            optimizer = make_optimizer(operator, settings)
+            optimizer = make_optimizer(operator, settings.optimizer, settings.weight_decay)
             pace = Pace(limits, settings, operator.target_rows, watch)
             torch.manual_seed(derived_seed(seed, "dropout"))
             order = torch.Generator(device).manual_seed(derived_seed(seed, "batch order"))
@@ -309,7 +301,7 @@ def train(
                     if not best.improve(error, operator, pace.epoch, watch.elapsed()):
                         pace.slow_down()
                     is_stale = pace.is_out_of_patience(best.epoch)
-                rate, now = optimizer.param_groups[0]["lr"], watch.elapsed()
+                rate, now = pace.learning_rate(pace.progress()), watch.elapsed()
                 status = on_epoch(EpochRecord(pace.epoch, loss, error, rate, norm, now - began, now)) or status
                 if is_stale:
                     break

@@ -23,7 +23,8 @@ FLOW = {
     "data": set(),
     "dno": set(),
     "model_evaluation": {"data", "dno", "experiment_tracker"},
-    "model_trainer": {"data", "dno", "experiment_tracker", "model_evaluation"},
+    "model_optimizer": set(),
+    "model_trainer": {"data", "dno", "experiment_tracker", "model_evaluation", "model_optimizer"},
     "search": {"hyperparameter_config", "experiment_tracker", "data", "dno", "model_trainer"},
     "hyperparameter_search": {"search", "hyperparameter_config", "experiment_tracker", "data", "dno", "model_trainer"},
     "report": {"experiment_tracker", "hyperparameter_config"},
@@ -38,7 +39,15 @@ HOMES = {
     "seaborn": {"report", "advanced_visualizations"},
     "plotly": {"report", "advanced_visualizations"},
     "pandas": {"report", "advanced_visualizations"},
-    "torch": {"data.batches", "dno", "model_trainer", "model_evaluation", "search", "hyperparameter_search"},
+    "torch": {
+        "data.batches",
+        "dno",
+        "model_trainer",
+        "model_evaluation",
+        "model_optimizer",
+        "search",
+        "hyperparameter_search",
+    },
 }
 # All of third parties that a room may import, where that is little.
 ONLY = {

@@ -1,0 +1,179 @@
+"""The trajectories of a split: draws them, rejects, solves, disturbs, and lays them on the stored grid. No files.
+
+Draw i of a split comes from its own random substream (seed, purpose, i, attempt): neither rejections nor the number of
+draws shift another one. The horizon and the noise splits reuse the draws of val and test.
+"""
+
+import json
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
+from typing import Any
+
+import numpy as np
+
+from data.families import Family
+from data.histories import History
+from data.randomness import generator
+from data.schema import NOISE_SPLITS, Dataset, step_counts
+from data.solver import BatchSolution, solve_batch
+
+NOISE_LEVELS = (0.01, 0.05, 0.1)
+TRAINED_SHARE = 0.8  # of the range of the delay; test_tau has the rest
+MAX_ATTEMPTS = 100
+GENERATOR_VERSION = 1  # raised when equal settings give other numbers
+
+
+@dataclass(frozen=True)
+class Draw:
+    """One problem: a history in scaled time, a delay, parameters by name; and how many draws were rejected before."""
+
+    history: History
+    tau: float
+    params: dict[str, float]
+    rejections: int = 0
+
+
+@dataclass(frozen=True)
+class MadeSplit:
+    """The trajectories of a split, and what making them told."""
+
+    dataset: Dataset
+    rejections: int
+    solver: dict[str, Any]  # "method", "largest_error", "median_error": relative, over the trajectories
+
+
+def generator_config(family: Family, split: str, count: int, seed: int) -> dict[str, Any]:
+    """Returns everything that the numbers of a split follow from, as JSON types."""
+    config = {
+        "generator_version": GENERATOR_VERSION,
+        "split": split,
+        "count": count,
+        "seed": seed,
+        "equation": family.equation,
+        "parameters": [[p.name, p.low, p.high, p.scale] for p in family.parameters],
+        "tau": [*map(float, family.tau)],
+        "horizon": family.horizon,
+        "horizon_unit": family.horizon_unit,
+        "points_per_delay": family.points_per_delay,
+        "channels": family.channels,
+        "traits": sorted(family.traits),
+        "history": asdict(family.history),
+    }
+    return json.loads(json.dumps(config))  # tuples become lists, as they come back from a file
+
+
+def base_split(split: str) -> str:
+    """Returns the split whose draws a split uses: val for val_horizon and val_noise, itself otherwise."""
+    return split.removesuffix("_horizon").removesuffix("_noise")
+
+
+def draw_split(family: Family, split: str, count: int, seed: int) -> list[Draw]:
+    """Returns the accepted draws of a split; raises ValueError when a family rejects nearly everything.
+
+    `accept` judges twice the horizon for every split, so that a horizon split continues exactly its base split.
+    """
+    purpose = base_split(split)
+    draws = [_draw(family, purpose, seed, index, 0) for index in range(count)]
+    pending = list(range(count)) if family.accept is not None else []
+    while pending:
+        solution = solve_draws(family, [draws[index] for index in pending], _intervals(family, 2.0))
+        grid = np.linspace(-1, 0, family.points_per_delay + 1)
+        histories = np.stack([draws[index].history(grid) for index in pending])
+        accepted = family.accept(histories, solution.sample(family.points_per_delay))
+        pending = [index for index, is_good in zip(pending, accepted, strict=True) if not is_good]
+        for index in pending:
+            attempt = draws[index].rejections + 1
+            if attempt == MAX_ATTEMPTS:
+                raise ValueError(f"family {family.name}: rejects {MAX_ATTEMPTS} draws in a row; widen its `accept`")
+            draws[index] = _draw(family, purpose, seed, index, attempt)
+    return draws
+
+
+def make_split(family: Family, split: str, count: int, seed: int) -> MadeSplit:
+    """Returns the solved trajectories of a split made of `count` draws."""
+    draws = draw_split(family, split, count, seed)
+    rejections = 0 if split != base_split(split) else sum(draw.rejections for draw in draws)
+    source = level = None
+    if split in NOISE_SPLITS:
+        source = np.repeat(np.arange(count), len(NOISE_LEVELS))
+        level = np.tile(NOISE_LEVELS, count)
+        draws = [_disturb(family, split, seed, draws[i], i, size) for i, size in zip(source, level, strict=True)]
+    factor = 2.0 if split.endswith("_horizon") else 1.0
+    return _lay_out(family, split, draws, factor, rejections, source, level)
+
+
+def _lay_out(
+    family: Family,
+    split: str,
+    draws: Sequence[Draw],
+    factor: float,
+    rejections: int,
+    source: np.ndarray | None,
+    level: np.ndarray | None,
+) -> MadeSplit:
+    """Solves the draws over `factor` horizons and puts them on the stored grid."""
+    points, horizon = family.points_per_delay, factor * family.horizon
+    tau = np.array([draw.tau for draw in draws])
+    steps = step_counts(tau, points, horizon, family.horizon_unit)
+    solution = solve_draws(family, draws, _intervals(family, factor))
+    values = solution.sample(points)  # (N, n_intervals M, C)
+    grid = np.linspace(-1, 0, points + 1)
+    params = {p.name: np.array([draw.params[p.name] for draw in draws]) for p in family.parameters}
+    dataset = Dataset(
+        family=family.name,
+        split=split,
+        points_per_delay=points,
+        horizon=horizon,
+        horizon_unit=family.horizon_unit,
+        traits=family.traits,
+        parameter_names=tuple(params),
+        history=np.stack([draw.history(grid) for draw in draws]).astype(np.float32),
+        tau=tau,
+        params=np.stack([*params.values()], axis=1) if params else np.zeros((len(draws), 0)),
+        offsets=np.concatenate([[0], np.cumsum(steps)]),
+        solution=np.concatenate([row[:n] for row, n in zip(values, steps, strict=True)]).astype(np.float32),
+        source=source,
+        level=level,
+        scaled=family.scaled(params, tau) if family.scaled is not None else None,
+    )
+    error = np.asarray(solution.error)
+    if not np.isfinite(error).all():
+        lost = int(np.flatnonzero(~np.isfinite(error))[0])
+        raise ValueError(
+            f"family {family.name}: trajectory {lost} of {split} cannot be solved "
+            f"(tau {draws[lost].tau:g}, {draws[lost].params}); narrow the ranges or reject such draws with `accept`"
+        )
+    solver = {
+        "method": "method of steps, float64",
+        "largest_error": float(error.max()),
+        "median_error": float(np.median(error)),
+    }
+    return MadeSplit(dataset, rejections, solver)
+
+
+def _draw(family: Family, purpose: str, seed: int, index: int, attempt: int) -> Draw:
+    stream = generator(seed, f"{family.name}/{purpose}", index, attempt)
+    low, high = family.tau
+    border = low + TRAINED_SHARE * (high - low)
+    tau = stream.uniform(border, high) if purpose == "test_tau" else stream.uniform(low, border)
+    params = {parameter.name: parameter.draw(stream) for parameter in family.parameters}
+    return Draw(family.history.draw(stream, is_rough=purpose == "test_history"), float(tau), params, attempt)
+
+
+def _disturb(family: Family, split: str, seed: int, draw: Draw, index: int, level: float) -> Draw:
+    """Returns a draw with noise in its history; the three levels of one draw share the shape of the noise."""
+    stream = generator(seed, f"{family.name}/{split}", index)
+    return Draw(family.history.disturb(draw.history, level, stream), draw.tau, draw.params)
+
+
+def _intervals(family: Family, factor: float) -> int:
+    """Returns the whole delays that cover `factor` horizons under the shortest delay: the same for every draw."""
+    delays = family.horizon / family.tau[0] if family.horizon_unit == "time" else family.horizon
+    return int(np.ceil(factor * delays - 1e-9))
+
+
+def solve_draws(family: Family, draws: Sequence[Draw], n_intervals: int, stretch: float = 1.0) -> BatchSolution:
+    """Returns the solutions of draws over whole delays, with every delay multiplied by `stretch`."""
+    tau = stretch * np.array([draw.tau for draw in draws])
+    params = np.array([[draw.params[p.name] for p in family.parameters] for draw in draws])
+    return solve_batch(family, [draw.history for draw in draws], tau, params, n_intervals)

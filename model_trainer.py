@@ -20,6 +20,9 @@ from model_optimizer import OPTIMIZERS, JointOptimizer, make_optimizer
 
 WINDOWS_PER_EPOCH = 2048  # target rows, for every operator: 200 epochs are about two minutes of one core
 EVALUATIONS = 20  # of the validation rollout during a whole training
+MIN_STALE_EVALUATIONS = 5  # one-cycle: gaps of three to four between improvements are common and end well
+PATIENCE_FROM = 0.85  # progress from which patience counts under one_cycle: while the rate is high, validation errors
+# jump by factors of two from one evaluation to the next, and most of the gain comes at the end of the decay
 PEAK = 0.2  # progress at which the one-cycle rate is highest
 START_RATE, END_RATE = 0.04, 0.001  # of the peak's
 SCHEDULES = ("one_cycle", "plateau")
@@ -56,7 +59,7 @@ class Limits:
     """When a training ends at the latest. With `max_seconds` the schedule completes within that time."""
 
     max_epochs: int = 200
-    patience: int = 20  # epochs without a better validation error
+    patience: int = 20  # epochs without a better validation error (and at least MIN_STALE_EVALUATIONS evaluations)
     max_seconds: float | None = None
 
     def __post_init__(self) -> None:
@@ -153,8 +156,8 @@ class Pace:
         self.crops = max(1, settings.batch_size // target_rows)
         self.steps_per_epoch = max(1, WINDOWS_PER_EPOCH // (self.crops * target_rows))
         self.epoch = self.steps = 0
-        self.patience_from = 0  # the epoch from which patience counts
         self._factor, self._evaluated_at = 1.0, 0.0
+        self._stale_since = self._stale_evaluations = 0
 
     def progress(self) -> float:
         """The larger of the shares of epochs and of seconds that are over."""
@@ -183,16 +186,19 @@ class Pace:
         self._evaluated_at = now
         return True
 
-    def is_out_of_patience(self, best_epoch: int) -> bool:
-        """Whether the best weights are `patience` epochs old. One-cycle: counted from the peak of the rate on."""
-        if self.settings.schedule == "one_cycle" and self.progress() < PEAK:
-            self.patience_from = self.epoch
-            return False
-        return self.epoch - max(best_epoch, self.patience_from) >= self.limits.patience
+    def is_stale(self, improved: bool) -> bool:
+        """To be told of every evaluation: whether there was no better one for `patience` epochs, and several times.
 
-    def slow_down(self) -> None:
-        """An evaluation brought no improvement: the plateau schedule goes on at half the rate."""
-        self._factor *= 0.5
+        One-cycle: counted from the peak of the rate on. Plateau: every evaluation without improvement halves the rate.
+        """
+        if not improved:
+            self._factor *= 0.5
+        if improved or (self.settings.schedule == "one_cycle" and self.progress() < PEAK):
+            self._stale_since, self._stale_evaluations = self.epoch, 0
+            return False
+        self._stale_evaluations += 1
+        is_old = self.epoch - self._stale_since >= self.limits.patience
+        return is_old and self._stale_evaluations >= MIN_STALE_EVALUATIONS
 
 
 @dataclass
@@ -298,9 +304,7 @@ def train(
                 if pace.is_evaluation_due():
                     with watch.measure("evaluation"):
                         error = rollout_error(operator, steering)
-                    if not best.improve(error, operator, pace.epoch, watch.elapsed()):
-                        pace.slow_down()
-                    is_stale = pace.is_out_of_patience(best.epoch)
+                    is_stale = pace.is_stale(best.improve(error, operator, pace.epoch, watch.elapsed()))
                 rate, now = pace.learning_rate(pace.progress()), watch.elapsed()
                 status = on_epoch(EpochRecord(pace.epoch, loss, error, rate, norm, now - began, now)) or status
                 if is_stale:

@@ -73,7 +73,7 @@ class Visualizations:
     """
 
     def __init__(self, options: Options | None = None) -> None:
-        """Reads the run folders. Raises ValueError in one line where there is nothing to show."""
+        """Reads the run folders. Raises ReportError in one line where there is nothing to show."""
         from report.analysis import Analysis
         from report.loading import load, metric_columns
         from report.metrics import resolve_metric
@@ -163,10 +163,12 @@ def main(arguments: Sequence[str] | None = None) -> int:
     )  # fmt: skip
     import matplotlib
 
+    from report import ReportError
+
     matplotlib.use("Agg")
     try:
         written = Visualizations(options).write()
-    except (ValueError, OSError) as error:
+    except (ReportError, OSError) as error:
         if given.verbose:
             logger.debug("", exc_info=True)
         print(f"error: {error}", file=sys.stderr)

@@ -1,5 +1,6 @@
 """What several figures share: configurations, rebuilt studies, importances; each worked out once, when asked for."""
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import cached_property
 
@@ -51,6 +52,12 @@ class Analysis:
         return {row.study: row.model for row in ordered}
 
     @cached_property
+    def origins(self) -> dict[str, tuple[str, str]]:
+        """The operator and family of every study."""
+        rows = self.counts[["study", "model", "family"]].itertuples(index=False)
+        return {row.study: (row.model, row.family) for row in rows}
+
+    @cached_property
     def studies(self) -> dict[str, optuna.Study]:
         return {name: rebuild(self.runs, self.epochs, self.metric, name) for name in self.models}
 
@@ -74,13 +81,24 @@ class Analysis:
         """The predictions of every family's best operator, and one line for each that has none."""
         found, problems = [], []
         for row in self.winners.to_dict("records"):
-            arrays, problem = predictions(row["path"])
-            table = trajectory_table(row["family"], row["model"], row["run"], arrays)
-            if table.cases or table.by_interval:
-                found.append(table)
-            else:
-                problems.append(problem or f"{row['run']}: no trajectories: predictions.npz holds none of the arrays")
+            tables_of_row, problem = self._trajectories(row)
+            found += tables_of_row
+            problems += [problem] if problem else []
         return found, problems
+
+    def _trajectories(self, row: Mapping[str, object]) -> tuple[list[Trajectories], str | None]:
+        """The predictions of a configuration's run, or of another of its runs; else why its own are not there."""
+        same = (self.runs["study"] == row["study"]) & (self.runs["configuration"] == row["configuration"])
+        others = self.runs[same & (self.runs["status"] == "complete") & (self.runs["run"] != row["run"])]
+        first_problem = None
+        for run, path in ((row["run"], row["path"]), *zip(others["run"], others["path"], strict=True)):
+            arrays, problem = predictions(path)
+            table = trajectory_table(row["family"], row["model"], run, arrays)
+            if table.cases or table.by_interval:
+                return [table], None
+            problem = problem or f"{run}: no trajectories: predictions.npz holds none of their arrays"
+            first_problem = first_problem or problem
+        return [], first_problem
 
     def _of(self, study: str) -> pd.DataFrame:
         return self.runs[self.runs["study"] == study]

@@ -29,9 +29,10 @@ COLUMNS = ("parameter", "spearman", "mdi", "fanova", "n")
 def importance(runs: pd.DataFrame, study: optuna.Study, metric: Metric) -> pd.DataFrame:
     """One row per varied hyperparameter of a rebuilt study, most important first.
 
-    `spearman` is the signed rank correlation with the objective (nan for choices without order), `mdi` and `fanova`
-    are shares that sum to 1, `n` counts complete trials. Empty with fewer than 5 of them. The forests see the
-    logarithm of a positive objective, so that one bad trial does not decide alone.
+    `spearman` is the signed rank correlation with the objective (nan for choices without order). `mdi` shares
+    sum to 1; `fanova` shares are those of single hyperparameters and sum to at most 1. `n` counts complete trials; the
+    table is empty with fewer than 5 of them. The forests see the logarithm of a positive objective, so that one bad
+    trial does not decide alone.
     """
     finished = [trial for trial in study.trials if trial.state == TrialState.COMPLETE]
     mine = runs[runs["run"].isin([trial.user_attrs["run"] for trial in finished])]

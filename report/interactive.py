@@ -17,18 +17,31 @@ from optuna.visualization import (
     plot_slice,
 )
 
+from report import style
 from report.metrics import Metric, label
 from report.studies import quiet
 
 FEWEST_TRIALS = 2
 MOST_CONTOURS = 4
+DASHES = ("solid", "dash", "dot", "dashdot", "longdash", "longdashdot")
+WORDS = {
+    "edf": "distribution of errors",
+    "intermediate": "validation error by epoch",
+    "parallel": "parallel coordinates",
+}
 CONFIG = {"showSendToCloud": False, "displaylogo": False, "responsive": True}
 
 
 def interactive_figures(
-    studies: Mapping[str, optuna.Study], importances: Mapping[str, pd.DataFrame], metric: Metric
+    studies: Mapping[str, optuna.Study],
+    importances: Mapping[str, pd.DataFrame],
+    origin: Mapping[str, tuple[str, str]],
+    metric: Metric,
 ) -> Iterator[tuple[str, str, go.Figure]]:
-    """(kind, study or "all", figure) of everything that can be drawn; studies with one complete trial have no plots."""
+    """(kind, study or "all", figure) of everything that can be drawn: studies with two complete trials or more.
+
+    `origin` holds every study's operator and family.
+    """
     drawable = {name: study for name, study in studies.items() if _complete(study) >= FEWEST_TRIALS}
     value = label(metric.ranking)
     with quiet(), warnings.catch_warnings():
@@ -37,13 +50,13 @@ def interactive_figures(
             for kind, figure in _of_study(study, list(importances[name]["parameter"]), value):
                 yield kind, name, _dressed(figure, kind, study.study_name)
         if len(drawable) > 1:
-            together = list(drawable.values())
-            yield (
-                "history",
-                "all",
-                _dressed(plot_optimization_history(together, target_name=value), "history", "all studies"),
+            together, origins = (
+                list(drawable.values()),
+                {study.study_name: origin[name] for name, study in drawable.items()},
             )
-            yield "edf", "all", _dressed(plot_edf(together, target_name=value), "edf", "all studies")
+            for kind, draw in (("history", plot_optimization_history), ("edf", plot_edf)):
+                figure = _coloured(draw(together, target_name=value), origins)
+                yield kind, "all", _dressed(figure, kind, "all studies")
 
 
 def undrawn(studies: Mapping[str, optuna.Study]) -> list[str]:
@@ -98,22 +111,40 @@ def _text(name: str) -> str:
     return name.replace("<", "‹").replace(">", "›")
 
 
-def _dressed(figure: go.Figure, kind: str, study: str) -> go.Figure:
-    words = {
-        "edf": "distribution of errors",
-        "intermediate": "validation error by epoch",
-        "parallel": "parallel coordinates",
-    }
-    figure.update_layout(template="plotly_white", title=f"{study}: {words.get(kind, kind)}", font_size=12, height=620)
-    figure.update_xaxes(exponentformat="power", dtick=1, selector={"type": "log"})
-    figure.update_yaxes(exponentformat="power", dtick=1, selector={"type": "log"})
-    if kind in ("history", "intermediate") and _all_positive(figure):
-        figure.update_yaxes(type="log", exponentformat="power", dtick=1)
-    if kind == "intermediate":
-        figure.update_layout(showlegend=False)
+def _coloured(figure: go.Figure, origins: Mapping[str, tuple[str, str]]) -> go.Figure:
+    """Traces of several studies: the operator's colour, a dash per family, one legend entry per study."""
+    models, families = [model for model, _ in origins.values()], sorted({family for _, family in origins.values()})
+    for trace in figure.data:
+        study = max((name for name in origins if trace.name.endswith(name)), key=len, default=None)
+        if study is None:
+            continue
+        model, family = origins[study]
+        colour = style.colour(model, models)
+        trace.update(name=study, legendgroup=study, showlegend=trace.mode != "markers")
+        if trace.mode == "markers":
+            trace.marker.update(color=colour, size=4, opacity=0.5)
+        else:
+            trace.line.update(color=colour, dash=DASHES[families.index(family) % len(DASHES)])
     return figure
 
 
-def _all_positive(figure: go.Figure) -> bool:
-    values = [value for trace in figure.data for value in (trace.y if trace.y is not None else ()) if value is not None]
-    return bool(values) and min(values) > 0
+def _dressed(figure: go.Figure, kind: str, study: str) -> go.Figure:
+    figure.update_layout(
+        template="plotly_white", title=f"{study}: {WORDS.get(kind, kind)}", font_size=12, height=620, width=None,
+        autosize=True, showlegend=kind != "intermediate",
+    )  # fmt: skip
+    powers = {"type": "log", "exponentformat": "power"}
+    figure.update_xaxes(exponentformat="power", dtick=1, selector={"type": "log"})
+    figure.update_yaxes(exponentformat="power", dtick=1, selector={"type": "log"})
+    values = _values(figure) if kind in ("history", "intermediate", "slice") else []
+    if values and min(values) > 0:
+        ticks = powers | {"dtick": 1 if max(values) > 30 * min(values) else "D2"}
+        figure.update_yaxes(**ticks)
+    if kind == "intermediate":
+        figure.update_layout(xaxis_title="epoch", yaxis_title=label("val_rel_error"))
+    return figure
+
+
+def _values(figure: go.Figure) -> list[float]:
+    arrays = [trace.y for trace in figure.data if trace.y is not None]
+    return [float(value) for array in arrays for value in array if value is not None and value == value]

@@ -10,6 +10,7 @@ from pathlib import Path
 import pandas as pd
 
 from experiment_tracker import EpochRecord, Run, read_runs
+from report import ReportError
 from report.metrics import COSTS
 
 TEXT_COLUMNS = (
@@ -32,10 +33,6 @@ class Results:
     problems: tuple[str, ...]
 
 
-class NothingToRead(ValueError):
-    """A results folder without a run that could be shown."""
-
-
 def load(
     results_dir: Path,
     *,
@@ -46,21 +43,21 @@ def load(
 ) -> Results:
     """The runs of a results folder, restricted to what is named; empty means all.
 
-    Raises NothingToRead where no run is left, in one line that says what there is.
+    Raises ReportError where no run is left, in one line that says what there is.
     """
     if not results_dir.is_dir():
-        raise NothingToRead(
+        raise ReportError(
             f"--results_dir {results_dir}: expected a folder of runs, found none; run python hyperparameter_search.py"
         )
     runs, problems = read_runs(results_dir)
     if not runs:
-        raise NothingToRead(
+        raise ReportError(
             f"--results_dir {results_dir}: expected run folders with a config.json, found none "
             f"({len(problems)} unreadable); run python hyperparameter_search.py"
         )
     wanted = [run for run in runs if _is_wanted(run, models, families, studies, since)]
     if not wanted:
-        raise NothingToRead(_nothing_left(runs, models, families, studies, since))
+        raise ReportError(_nothing_left(runs, models, families, studies, since))
     return Results(results_dir, run_table(wanted), epoch_table(wanted), tuple(problems))
 
 

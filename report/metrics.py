@@ -3,6 +3,8 @@
 from collections.abc import Iterable
 from dataclasses import dataclass
 
+from report import ReportError
+
 DEFAULT_METRIC = "test_rel_error"
 FALLBACK_RANKING = "val_rel_error"
 COSTS = ("train_seconds", "n_parameters", "inference_ms", "epochs", "seconds_to_best", "best_epoch")
@@ -58,16 +60,16 @@ def label(name: str) -> str:
 def resolve_metric(name: str, columns: Iterable[str]) -> Metric:
     """The metric that `--metric NAME` means among the columns that some run has.
 
-    `rel_error` and `test_rel_error` mean the test value. Raises ValueError that lists the metrics there are; where
-    no run has any metric the name is taken as it is.
+    `rel_error` and `test_rel_error` mean the test value. Raises ReportError that lists the metrics there are; a
+    known name that no run has, or any name where no run has a metric, is taken as it is.
     """
     present = set(columns)
     candidates = (name, f"test_{name}", ALIASES.get(name, name))
     if name in LABELS and name not in COSTS:
         candidates = (f"test_{name}", name)
     column = next((candidate for candidate in candidates if candidate in present), name)
-    if present and column not in present:
-        raise ValueError(f"--metric {name}: expected one of {', '.join(sorted(present))}")
+    if present and column not in present and base_name(column) not in LABELS:
+        raise ReportError(f"--metric {name}: expected one of {', '.join(sorted(present))}")
     base = base_name(column)
     if f"val_{base}" in present:
         ranking = f"val_{base}"

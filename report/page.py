@@ -12,6 +12,7 @@ import pandas as pd
 from report import style
 from report.analysis import Analysis
 from report.loading import PARAMETER
+from report.metrics import label as metric_label
 from report.tables import rerun_command, varying_parameters
 
 TITLES = {
@@ -24,9 +25,18 @@ NOTES = {
     "parameter_importance": "Rank correlation shows a direction and misses effects that rise and fall again; MDI and "
     "fANOVA are forests' shares of the variance without direction, and mean little below some twenty trials. Bayesian "
     "search samples good regions more often, which weakens all three.",
+    "model_comparison": "Every complete trial is a point and the small numbers count them; boxes hold the middle half.",
+    "trajectories": "Time in delays; the error is |prediction - truth| over the RMS of the true trajectory.",
     "convergence_analysis": "Errors are the best so far of each trial, held after its end; pruned trials are not in "
     "the bands.",
 }
+
+
+HEATMAP = "heatmap_"
+HEATMAP_NOTE = (
+    "Colours are medians of the trials in a cell, numbers their count; grey cells are empty. The pairs are those of "
+    "the four most important hyperparameters of each study."
+)
 
 
 @dataclass(frozen=True)
@@ -54,7 +64,7 @@ def write_page(
         f"<p class=quiet>{escape(_runs_sentence(analysis, source))}</p>",
         _answer(analysis),
         _problems(problems),
-        *(_figure(picture) for picture in pictures),
+        *_figures(pictures),
         _configurations(analysis, top),
         _studies(analysis),
         _links(interactive),
@@ -74,26 +84,27 @@ def _runs_sentence(analysis: Analysis, source: str) -> str:
 def _answer(analysis: Analysis) -> str:
     if analysis.winners.empty:
         return "<h2>The answer</h2><p>No trial is complete yet, so no operator can be named.</p>"
-    metric = analysis.metric
-    rows = []
+    metric, items = analysis.metric, []
     for winner in analysis.winners.to_dict("records"):
         others = analysis.best[
             (analysis.best["family"] == winner["family"]) & (analysis.best["model"] != winner["model"])
         ]
-        against = ", ".join(f"{row['model']} {_number(row['value'])}" for row in others.to_dict("records"))
-        rows.append(
-            f"<tr><td>{escape(winner['family'])}</td><td>{_chip(winner['model'], analysis)}</td>"
-            f"<td class=n><b>{_number(winner['value'])}</b>{_spread(winner)}</td><td>{escape(against) or '–'}</td>"
-            f"<td><code>{escape(rerun_command(winner['path']))}</code></td></tr>"
+        ranked = others.sort_values("ranking", ascending=not metric.higher_is_better).to_dict("records")
+        against = ", ".join(f"{row['model']} {_number(row['value'])}" for row in ranked)
+        items.append(
+            f"<li><span class=family>{escape(winner['family'])}</span> {_chip(winner['model'], analysis)} "
+            f"<b>{_number(winner['value'])}</b>{_spread(winner)}"
+            f"{f'<span class=quiet>; {escape(against)}</span>' if against else ''}"
+            f"<br><code>{escape(rerun_command(winner['path']))}</code></li>"
         )
     note = (
-        f"Chosen by {_words(metric.ranking)}, shown with {_words(metric.column)}: test values never choose. "
-        "± is the standard deviation over trainings with fresh seeds, where the configuration was confirmed."
+        f"Chosen by {metric_label(metric.ranking)}, shown with {metric.label}; test values never choose. The command "
+        "trains the configuration again. ± is the standard deviation over trainings with fresh seeds, where the "
+        "configuration was confirmed."
     )
     return (
-        "<h2>The answer</h2><div class=wide><table><thead><tr><th>family</th><th>best operator</th>"
-        f"<th>{escape(metric.label)}</th><th>best of the others</th><th>train it again</th></tr></thead>"
-        f"<tbody>{''.join(rows)}</tbody></table></div><p class=quiet>{escape(note)}</p>"
+        f"<h2>The best operator of each family</h2><ul class=answer>{''.join(items)}</ul>"
+        f"<p class=quiet>{escape(note)}</p>"
     )
 
 
@@ -111,14 +122,31 @@ def _problems(problems: Sequence[str]) -> str:
     return f"<details><summary>{len(problems)} remarks on what was read and drawn</summary><ul>{lines}</ul></details>"
 
 
+def _figures(pictures: Sequence[Picture]) -> list[str]:
+    """A section per figure, the heatmaps together in one."""
+    maps = [picture for picture in pictures if picture.stem.startswith(HEATMAP)]
+    sections, is_begun = [], False
+    for picture in pictures:
+        if picture not in maps:
+            sections.append(f"<section><h2>{escape(_title(picture.stem))}</h2>{_figure(picture)}</section>")
+        elif not is_begun:
+            body = "".join(f"<section>{_figure(one)}</section>" for one in maps)
+            sections.append(f"<h2>Where good configurations lie</h2><p class=quiet>{escape(HEATMAP_NOTE)}</p>{body}")
+            is_begun = True
+    return sections
+
+
 def _figure(picture: Picture) -> str:
-    title = TITLES.get(picture.stem, picture.stem.replace("_", " "))
     data = base64.b64encode(picture.png).decode("ascii")
     note = f"<p class=quiet>{escape(NOTES[picture.stem])}</p>" if picture.stem in NOTES else ""
     return (
-        f"<section id='{escape(picture.stem)}'><h2>{escape(title)}</h2><p>{escape(picture.reading)}</p>"
-        f"<img alt='{escape(title, quote=True)}' src='data:image/png;base64,{data}'>{note}</section>"
+        f"<p>{escape(picture.reading)}</p><div class=wide><img id='{escape(picture.stem, quote=True)}' "
+        f"alt='{escape(_title(picture.stem), quote=True)}' src='data:image/png;base64,{data}'></div>{note}"
     )
+
+
+def _title(stem: str) -> str:
+    return TITLES.get(stem, stem.replace("_", " "))
 
 
 def _configurations(analysis: Analysis, top: int) -> str:
@@ -196,13 +224,17 @@ body{font:15px/1.5 system-ui,sans-serif;color:#1a1a1a;max-width:1080px;margin:0 
 h1{font-size:1.5rem;line-height:1.25;margin:.4rem 0}
 h2{font-size:1.1rem;margin:2.2rem 0 .4rem;border-top:1px solid #ddd;padding-top:.8rem}
 p{margin:.4rem 0}.quiet{color:#666;font-size:.87em}img{display:block;max-width:100%;height:auto;margin:.8rem auto}
-.wide{overflow-x:auto}table{border-collapse:collapse;font-size:.84rem;width:100%}
+.wide{overflow-x:auto}code{white-space:pre}table{border-collapse:collapse;font-size:.84rem;width:100%}
 th,td{text-align:left;padding:.3rem .6rem;border-bottom:1px solid #e5e5e5;white-space:nowrap;vertical-align:top}
 th{color:#444;font-weight:600}.n{text-align:right;font-variant-numeric:tabular-nums}
 .sortable th{cursor:pointer}.sortable th[aria-sort=ascending]::after{content:" ▲"}
 .sortable th[aria-sort=descending]::after{content:" ▼"}
 code{font-size:.9em;background:#f4f4f4;padding:.1em .3em;border-radius:3px;user-select:all}
 .chip{display:inline-block;width:.7em;height:.7em;border-radius:50%;margin-right:.4em}
+.answer{list-style:none;padding:0}.answer li{margin:.7rem 0}
+.family{display:inline-block;min-width:10.5rem;font-weight:600}
+.answer code{white-space:normal;overflow-wrap:anywhere}
+.wide img{min-width:min(100%,640px)}@media(max-width:640px){.wide img{max-width:none;width:640px}}
 .columns{columns:3 18rem;font-size:.84rem}input{font:inherit;padding:.1rem .4rem}
 details{margin:1rem 0}
 @media print{body{max-width:none;padding:0;font-size:10pt}section{break-inside:avoid}

@@ -89,14 +89,14 @@ def _with_metric(runs: pd.DataFrame, metric: Metric) -> list[str]:
     return list(dict.fromkeys([*runs.columns, metric.column, metric.ranking]))
 
 
-def _configuration(group: pd.DataFrame, metric: Metric) -> pd.Series:
+def _configuration(group: pd.DataFrame, metric: Metric) -> dict[str, object]:
     confirmations = group[group["role"] == "confirmation"]
     counted = confirmations if len(confirmations) else group[group["role"] != "confirmation"]
     ordered = counted.sort_values(
         metric.ranking, ascending=not metric.higher_is_better, kind="stable", na_position="last"
     )
     values = counted[metric.column].astype(float)
-    row = ordered.iloc[0].copy()
+    row = ordered.iloc[0].to_dict()
     row["ranking"] = counted[metric.ranking].astype(float).mean()
     row["value"] = values.mean()
     row["spread"] = values.std(ddof=1)

@@ -10,7 +10,7 @@ import pandas as pd
 from matplotlib import pyplot
 from matplotlib.figure import Figure
 
-from report import style
+from report import ReportError, style
 from report.figures import readings
 from report.interactive import interactive_figures, undrawn, write_page
 from report.page import Picture
@@ -28,7 +28,7 @@ BUILT_IN = ("model_comparison", "trajectories", "convergence_analysis", "paramet
 
 
 def write_report(visualizations: "Visualizations") -> list[Path]:
-    """All files of the report, in the order in which they were written. Raises ValueError where none can be."""
+    """All files of the report, in the order in which they were written. Raises ReportError where none can be."""
     options, analysis = visualizations.options, visualizations.analysis
     folder = options.output_dir
     _make(folder)
@@ -114,7 +114,9 @@ def _say(problems: list[str], line: str) -> None:
 def _write_interactive(visualizations: "Visualizations", folder: Path) -> list[Path]:
     analysis, pages = visualizations.analysis, []
     names = slugs(["all", *analysis.studies])  # "all" first: a study of this name gets another
-    for kind, study, figure in interactive_figures(analysis.studies, analysis.importances, analysis.metric):
+    for kind, study, figure in interactive_figures(
+        analysis.studies, analysis.importances, analysis.origins, analysis.metric
+    ):
         path = folder / f"interactive_{kind}_{names[study] if study in analysis.studies else 'all'}.html"
         write_page(figure, path)
         pages.append(path)
@@ -129,6 +131,6 @@ def _make(folder: Path) -> None:
         probe.touch()
         probe.unlink()
     except OSError as error:
-        raise ValueError(
+        raise ReportError(
             f"--output_dir {folder}: expected a folder that can be written to, got {error.strerror}; name another"
         ) from error

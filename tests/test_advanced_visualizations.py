@@ -1,0 +1,267 @@
+"""The report's command line on real run folders, and what it does with folders that are not as they should be."""
+
+import json
+import os
+import re
+import subprocess
+import sys
+import time
+from html.parser import HTMLParser
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+import advanced_visualizations
+from advanced_visualizations import Options, Visualizations, main
+from report import ReportError
+from report.figures import draw_results
+from tests.run_folders import hyperparameters, make_results, make_run, run_config
+
+ROOT = Path(__file__).resolve().parents[1]
+STUDIES = ("method_of_steps_reaction_diffusion_bayesian", "memory_kernel_reaction_diffusion_bayesian")
+FIGURES = {"model_comparison", "parameter_importance", "convergence_analysis", "trajectories"}
+FIGURES |= {f"heatmap_{study}" for study in STUDIES}
+
+
+class Tags(HTMLParser):
+    """The tags of a page with their attributes, and its text."""
+
+    def __init__(self, page: str) -> None:
+        super().__init__()
+        self.tags: list[tuple[str, dict[str, str | None]]] = []
+        self.feed(page)
+
+    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
+        self.tags.append((tag, dict(attrs)))
+
+
+@pytest.fixture(scope="module")
+def results_dir(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("cli") / "results"
+    make_results(folder, models=["method_of_steps", "memory_kernel"], families=["reaction_diffusion"], trials=9)
+    return folder
+
+
+@pytest.fixture(scope="module")
+def report(results_dir, tmp_path_factory):
+    """The folder that the real command made, with its output."""
+    folder = tmp_path_factory.mktemp("report")
+    command = ["advanced_visualizations.py", "--results_dir", str(results_dir), "--output_dir", str(folder)]
+    code = "import runpy,sys; runpy.run_path(sys.argv[0], run_name='__main__')"
+    code = f"import atexit,sys; atexit.register(lambda: print('torch' in sys.modules)); sys.argv={command!r}; {code}"
+    done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    return folder, done
+
+
+@pytest.fixture
+def one_trial(tmp_path):
+    """Makes a results folder of a single run."""
+
+    def make(status: str | None, *, family: str = "mackey", **changes: object) -> Path:
+        generator = np.random.default_rng(0)
+        config = run_config("memory_kernel", family, 0, hyperparameters(generator, spatial=False), **changes)
+        make_run(tmp_path / "results", config, status, generator)
+        return tmp_path / "results"
+
+    return make
+
+
+def is_picture(path: Path) -> bool:
+    """Whether the file is an image that is not of one colour."""
+    from matplotlib.image import imread
+
+    return float(np.std(imread(path))) > 0.02
+
+
+def test_help_is_quick_and_imports_nothing_heavy():
+    started = time.perf_counter()
+    code = "import sys, advanced_visualizations as a\ntry: a.main(['--help'])\nfinally: print(sorted(sys.modules))"
+    done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=False)
+    seconds = time.perf_counter() - started
+    for flag in ("results_dir", "output_dir", "models", "families", "metric", "top", "formats", "since", "verbose"):
+        assert f"--{flag}" in done.stdout
+    for module in ("numpy", "pandas", "matplotlib", "optuna", "torch", "plotly"):
+        assert f"'{module}'" not in done.stdout
+    assert seconds < 3, "0.1 s on an idle machine"
+
+
+def test_command_makes_every_file_and_never_imports_torch(report):
+    folder, done = report
+    assert done.stdout.splitlines()[-1] == "False"
+    names = {path.name for path in folder.iterdir()}
+    assert {f"{stem}.png" for stem in FIGURES} | {"visualization_report.json", "report.html", "plotly.min.js"} <= names
+    for study in STUDIES:
+        for kind in ("history", "edf", "intermediate", "slice", "parallel", "contour"):
+            assert f"interactive_{kind}_{study}.html" in names
+    assert {"interactive_history_all.html", "interactive_edf_all.html"} <= names
+    assert not [name for name in names if "partial" in name]
+
+
+def test_figures_are_pictures_with_something_in_them(report):
+    for stem in FIGURES:
+        assert is_picture(report[0] / f"{stem}.png"), stem
+
+
+def test_summary_is_valid_json_that_rebuilds_the_answer(report, results_dir):
+    def refuse(name: str) -> float:
+        raise AssertionError(name)
+
+    content = json.loads((report[0] / "visualization_report.json").read_text(), parse_constant=refuse)
+    assert content["schema_version"] == 1
+    assert content["runs"] == {
+        "total": 22, "complete": 16, "pruned": 4, "failed": 2, "interrupted": 0, "unfinished": 0,
+    }  # fmt: skip
+    assert content["metric"]["ranking"] == "val_rel_error"
+    best = content["families"]["reaction_diffusion"]["best"]
+    runs = [json.loads(path.read_text()) for path in results_dir.glob("*/config.json")]
+    confirmed = sorted(run["seed"] for run in runs if run["role"] == "confirmation" and run["model"] == best["model"])
+    assert best["confirmed"] and best["seed"] in confirmed and best["n_runs"] == 2 and best["spread"] > 0
+    assert set(content["families"]["reaction_diffusion"]["operators"]) == {"method_of_steps", "memory_kernel"}
+    assert {study["study"] for study in content["studies"]} == set(STUDIES)
+    assert all(
+        set(row) == {"parameter", "spearman", "mdi", "fanova", "n"} for row in content["studies"][0]["importance"]
+    )
+    assert set(content["figures"]) <= {path.name for path in report[0].iterdir()}
+    documented = (ROOT / "docs" / "report.md").read_text()
+    for key in [*content, *content["configurations"][0]]:
+        assert f"`{key}`" in documented
+
+
+def test_page_is_self_contained_and_answers_first(report):
+    page = (report[0] / "report.html").read_text()
+    tags = Tags(page).tags
+    assert len(page) < 8e6
+    assert {attributes.get("id") for tag, attributes in tags if tag == "img"} == FIGURES
+    for _, attributes in tags:
+        for name in ("src", "href"):
+            if attributes.get(name):
+                assert re.match(r"data:image/png;base64,|interactive_[\w-]+\.html$", attributes[name])
+    assert "http" not in re.sub(r"http-equiv", "", page)
+    assert page.index("The best operator of each family") < page.index("--rerun") < page.index("<img")
+
+
+def test_interactive_pages_work_offline_and_offer_no_upload(report):
+    for path in report[0].glob("interactive_*.html"):
+        text = path.read_text()
+        assert '"showSendToCloud": false' in text or '"showSendToCloud":false' in text
+        assert 'src="plotly.min.js"' in text and "cdn.plot.ly" not in text
+        assert len(text) < 3e5
+
+
+def test_every_format_is_written_and_pdf_fonts_are_embedded(results_dir, tmp_path):
+    options = Options(results_dir, tmp_path, models=("memory_kernel",), formats=("pdf", "svg"))
+    Visualizations(options).write()
+    assert b"/FontFile2" in (tmp_path / "model_comparison.pdf").read_bytes()  # embedded TrueType
+    assert b"/Type3" not in (tmp_path / "model_comparison.pdf").read_bytes()
+    assert (tmp_path / "model_comparison.svg").read_text().startswith("<?xml")
+    assert not list(tmp_path.glob("*.png"))
+
+
+def test_custom_plot_of_the_readme_appears_in_folder_and_page(one_trial, tmp_path):
+    class Mine(Visualizations):
+        def create_custom_plot(self, df: advanced_visualizations.pd.DataFrame) -> advanced_visualizations.plt.Figure:
+            figure, axes = advanced_visualizations.plt.subplots()
+            axes.plot(df["param_width"], df["test_rel_error"], "o")
+            df["slot"] = "spoilt"
+            return figure
+
+        def create_broken_plot(self, df: advanced_visualizations.pd.DataFrame) -> advanced_visualizations.plt.Figure:
+            raise KeyError("no such column")
+
+        def create_empty_plot(self, df: advanced_visualizations.pd.DataFrame) -> advanced_visualizations.plt.Figure:
+            pass
+
+    mine = Mine(Options(one_trial("complete"), tmp_path / "out"))
+    mine.write()
+    assert is_picture(tmp_path / "out" / "custom_plot.png")
+    page = (tmp_path / "out" / "report.html").read_text()
+    assert "id='custom_plot'" in page
+    problems = json.loads((tmp_path / "out" / "visualization_report.json").read_text())["problems"]
+    assert any("create_broken_plot" in line and "no such column" in line for line in problems)
+    assert any("create_empty_plot" in line for line in problems)
+    assert mine.results.runs["slot"].tolist() == [0]
+
+
+def test_snippet_pasted_into_the_class_is_drawn(one_trial, tmp_path):
+    source = (ROOT / "advanced_visualizations.py").read_text()
+    snippet = (
+        "    def create_custom_plot(self, df: pd.DataFrame) -> plt.Figure:\n"
+        "        fig, ax = plt.subplots()\n"
+        "        ax.hist(np.log10(df['val_rel_error']))\n"
+        "        return fig\n\n"
+    )
+    pasted = tmp_path / "pasted.py"
+    pasted.write_text(source.replace("    def write(self)", f"{snippet}    def write(self)"))
+    command = [
+        sys.executable,
+        str(pasted),
+        "--results_dir",
+        str(one_trial("complete")),
+        "--output_dir",
+        str(tmp_path / "o"),
+    ]
+    environment = os.environ | {"PYTHONPATH": str(ROOT)}
+    done = subprocess.run(command, env=environment, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    assert is_picture(tmp_path / "o" / "custom_plot.png")
+
+
+@pytest.mark.parametrize("status", ["complete", "failed", None])
+def test_a_single_run_is_drawn_however_it_ended(one_trial, tmp_path, status):
+    assert main(["--results_dir", str(one_trial(status)), "--output_dir", str(tmp_path / "out")]) == 0
+    for stem in ("model_comparison", "parameter_importance", "convergence_analysis", "trajectories"):
+        assert is_picture(tmp_path / "out" / f"{stem}.png")
+    json.loads((tmp_path / "out" / "visualization_report.json").read_text())
+
+
+def test_names_that_hold_markup_and_paths_stay_text(one_trial, tmp_path, capsys):
+    name = "<script>alert(1)</script>../../up $x$ {body}"
+    results = one_trial("complete", study=name, family="<img src=x onerror=alert(1)>")
+    assert main(["--results_dir", str(results), "--output_dir", str(tmp_path / "out")]) == 0
+    assert {path.name for path in tmp_path.iterdir()} == {"results", "out"}
+    assert all(path.parent == tmp_path / "out" for path in (tmp_path / "out").rglob("*"))
+    page = (tmp_path / "out" / "report.html").read_text()
+    assert "<script>alert" not in page and "<img src=x" not in page
+    assert sum(tag == "script" for tag, _ in Tags(page).tags) == 1
+
+
+def test_problems_of_folders_are_printed_a_line_each(one_trial, tmp_path, caplog):
+    results = one_trial("complete")
+    (results / "broken").mkdir()
+    (results / "broken" / "config.json").write_text("[]")
+    assert main(["--results_dir", str(results), "--output_dir", str(tmp_path / "out")]) == 0
+    lines = [record.getMessage() for record in caplog.records if "broken" in record.getMessage()]
+    assert len(lines) == 1 and "\n" not in lines[0]
+    assert "broken" in (tmp_path / "out" / "report.html").read_text()
+
+
+@pytest.mark.parametrize(
+    "flags", [["--models", "nobody"], ["--since", "2099-01-01"], ["--metric", "nonsense"], ["--results_dir", "nowhere"]]
+)
+def test_nothing_to_show_is_one_line_and_exit_code_2(one_trial, tmp_path, capsys, flags):
+    arguments = ["--results_dir", str(one_trial("complete")), "--output_dir", str(tmp_path / "out"), *flags]
+    assert main(arguments) == 2
+    error = capsys.readouterr().err
+    assert error.startswith("error: ") and error.count("\n") == 1 and flags[0] in error
+    assert not (tmp_path / "out").exists()
+
+
+@pytest.mark.parametrize("flags", [["--formats", "gif"], ["--top", "0"], ["--since", "yesterday"]])
+def test_malformed_flags_are_refused(capsys, flags):
+    with pytest.raises(SystemExit) as stop:
+        main(flags)
+    assert stop.value.code == 2 and flags[0] in capsys.readouterr().err
+
+
+def test_output_folder_that_is_a_file_is_one_line(one_trial, tmp_path):
+    (tmp_path / "out").write_text("")
+    with pytest.raises(ReportError, match="--output_dir"):
+        Visualizations(Options(one_trial("complete"), tmp_path / "out")).write()
+
+
+def test_draw_results_gives_the_figures_of_a_study(results_dir):
+    figures = draw_results(results_dir, studies=STUDIES[:1])
+    assert set(figures) == FIGURES - {f"heatmap_{STUDIES[1]}"}
+    assert all(figure.axes for figure in figures.values())

@@ -69,7 +69,7 @@ MACKEY = Family(
     horizon=240,
     points_per_delay=32,
     traits=frozenset({"positive"}),
-    special_form=forms.Form(forms.mackey, meshes=((32, 1), (48, 1))),
+    special_form=forms.Form(forms.mackey, meshes=((40, 1), (56, 1))),
     scaled=lambda p, tau: np.stack([tau * p["beta"], tau * p["gamma"], p["n"]], axis=-1),
 )
 
@@ -115,7 +115,7 @@ REACTION_DIFFUSION = Family(
     points_per_delay=50,
     traits=frozenset({"positive", "spatial"}),
     channels=20,
-    special_form=forms.Form(forms.reaction_diffusion, meshes=((9, 3), (11, 3))),
+    special_form=forms.Form(forms.reaction_diffusion, meshes=((14, 2), (18, 2))),
     accept=lambda history, solution: solution.min(axis=(1, 2)) >= -0.05,
     scaled=lambda p, tau: np.stack([tau * p["D"], tau * p["r"]], axis=-1),
 )

@@ -45,7 +45,9 @@ class History:
 
     def derivative(self, s: np.ndarray) -> np.ndarray:
         """Returns the derivative with respect to the scaled time s, (H, C)."""
-        slope = self.series.derivative(s) if self.noise is None else self.series.derivative(s) + self.noise.derivative(s)
+        slope = (
+            self.series.derivative(s) if self.noise is None else self.series.derivative(s) + self.noise.derivative(s)
+        )
         return self(s) * slope if self.is_positive else slope
 
 

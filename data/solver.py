@@ -25,8 +25,8 @@ MOST_ELEMENTS = 4096
 MOST_HISTORY_ELEMENTS = 256
 
 BLOCK = 32  # trajectories solved at once: always as many, so that the arithmetic of one never depends on the others
-TAIL = 1e-9  # largest tail of a trajectory that a batch leaves alone
-DIFFERENCE = 1e-9  # largest relative L2 difference from the coarser resolution
+TAIL = 1e-6  # largest tail that a batch leaves alone: a bound at the worst place of the worst element, not an L2 error
+DIFFERENCE = 2e-8  # largest relative L2 difference from the coarser resolution
 LEVELS = 7  # resolutions that a batch tries after the coarsest, each with twice the elements of the one before
 
 
@@ -98,7 +98,7 @@ def _march(
             mesh, last = refine(mesh, last, is_bad)
             if len(mesh) > MOST_ELEMENTS:
                 raise ValueError(
-                    f"{family.name}: the solution cannot be resolved between t = {k * tau:.6g} and {(k + 1) * tau:.6g}: "
+                    f"{family.name}: the solution cannot be resolved on [{k * tau:.6g}, {(k + 1) * tau:.6g}]: "
                     "it leaves the floating-point range, or changes too fast"
                 )
         size = np.maximum(size, largest(interval))
@@ -136,7 +136,7 @@ def _resolved_history(
 
 
 def _evaluate(family: Family, history: Callable[[np.ndarray], np.ndarray], times: np.ndarray) -> np.ndarray:
-    """Returns the history's values at times (H,), as (H, 1, C); raises ValueError where they are not what they should."""
+    """Returns the history's values at times (H,), as (H, 1, C); raises ValueError for wrong shapes and values."""
     values = np.asarray(history(times), dtype=float)
     shapes = [(len(times), family.channels)] + [(len(times),)] * (family.channels == 1)
     if values.shape not in shapes:
@@ -156,12 +156,17 @@ class Piece:
     rows: np.ndarray
     values: np.ndarray
 
+    def at(self, places: np.ndarray) -> np.ndarray:
+        """Returns the solved variable at places in [0, 1] of every interval, (K, len(places), rows, C)."""
+        n_intervals, n_nodes, n_rows, channels = self.values.shape
+        values = self.mesh.sampling_matrix(places) @ self.values.reshape(n_intervals, n_nodes, -1)
+        return values.reshape(n_intervals, len(places), n_rows, channels)
+
     def sample(self, points_per_delay: int) -> np.ndarray:
         """Returns the values on the stored grid, (rows, KM, C)."""
-        matrix = self.mesh.sampling_matrix(np.arange(1, points_per_delay + 1) / points_per_delay)
-        n_intervals, n_nodes, n_rows, channels = self.values.shape
-        values = matrix @ self.values.reshape(n_intervals, n_nodes, -1)  # (K, M, rows · C)
-        return self.form.decode(values.reshape(-1, n_rows, channels).swapaxes(0, 1))
+        values = self.at(np.arange(1, points_per_delay + 1) / points_per_delay)
+        n_intervals, _, n_rows, channels = values.shape
+        return self.form.decode(values.reshape(n_intervals * points_per_delay, n_rows, channels).swapaxes(0, 1))
 
     def only(self, is_kept: np.ndarray) -> "Piece":
         """Returns the trajectories where `is_kept` (rows,)."""
@@ -172,8 +177,8 @@ class Piece:
 class BatchSolution:
     """N solved trajectories over K delays.
 
-    `error` (N,) is each one's relative L2 difference from the next coarser resolution, hence an upper estimate. It is inf
-    where a solution leaves the floating-point range or no resolution was fine enough to hold it.
+    `error` (N,) is each one's relative L2 difference from the next coarser resolution, hence an upper estimate. It is
+    inf where a solution leaves the floating-point range or no resolution was fine enough to hold it.
     """
 
     pieces: Sequence[Piece]
@@ -198,24 +203,32 @@ class Problems:
     params: np.ndarray
     n_intervals: int
 
-    def solve_block(self, form: Form, mesh: Mesh, rows: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    def solve_block(
+        self, form: Form, mesh: Mesh, rows: np.ndarray, guess: np.ndarray | None
+    ) -> tuple[np.ndarray, np.ndarray]:
         """Returns the intervals of some trajectories, (K, E · n, rows, C), and their largest relative tails (rows,)."""
-        padded = np.resize(rows, BLOCK)
+        fill = np.arange(BLOCK) % len(rows)
+        padded = rows[fill]
         delay = self.tau[padded, None]
         params = {name: self.params[padded, i, None] for i, name in enumerate(self.family.parameter_names)}
         history = np.stack([self.histories[row](mesh.places - 1) for row in rows], axis=1)
-        last = from_history(form, mesh, history[:, np.arange(BLOCK) % len(rows)])
+        last = from_history(form, mesh, history[:, fill])
         size, tail, intervals = largest(last), np.zeros(BLOCK), []
-        for _ in range(self.n_intervals):
-            last = advance(form, mesh, last, delay, params)
+        for k in range(self.n_intervals):
+            begin = None if guess is None else guess[k][:, fill].reshape(last.values.shape)
+            last = advance(form, mesh, last, delay, params, begin)
             size = np.maximum(size, largest(last))
             tail = np.maximum(tail, tails(form, mesh, last, size).max(axis=0))
             intervals.append(last.values.reshape(-1, *last.values.shape[2:])[:, : len(rows)])
         return np.stack(intervals), tail[: len(rows)]
 
-    def solve(self, form: Form, mesh: Mesh, rows: np.ndarray) -> tuple[Piece, np.ndarray]:
-        """Returns some trajectories on a mesh, and their largest relative tails."""
-        blocks = [self.solve_block(form, mesh, rows[i : i + BLOCK]) for i in range(0, len(rows), BLOCK)]
+    def solve(self, form: Form, mesh: Mesh, rows: np.ndarray, coarse: Piece | None = None) -> tuple[Piece, np.ndarray]:
+        """Returns some trajectories on a mesh, and their largest relative tails; `coarse` is what they begin with."""
+        guess = None if coarse is None else coarse.at(mesh.places)
+        blocks = []
+        for first in range(0, len(rows), BLOCK):
+            mine = slice(first, first + BLOCK)
+            blocks.append(self.solve_block(form, mesh, rows[mine], None if guess is None else guess[:, :, mine]))
         values, tail = zip(*blocks, strict=True)
         return Piece(form, mesh, rows, np.concatenate(values, axis=2)), np.concatenate(tail)
 
@@ -237,19 +250,17 @@ def solve_batch(
     form = family.special_form or general(family.right_hand_side)
     n, n_elements = form.meshes[1]
     meshes = [Mesh.uniform(n, n_elements * 2**level) for level in range(LEVELS)]
-    pieces, error, pending = [], np.full(len(histories), np.inf), np.arange(len(histories))
+    pieces, error = [], np.full(len(histories), np.inf)
     with np.errstate(all="ignore"):
-        coarse = problems.solve(form, Mesh.uniform(*form.meshes[0]), pending)[0].sample(family.points_per_delay)
+        coarse, _ = problems.solve(form, Mesh.uniform(*form.meshes[0]), np.arange(len(histories)))
         for mesh in meshes:
-            piece, tail = problems.solve(form, mesh, pending)
-            grid = piece.sample(family.points_per_delay)
-            difference = _relative_difference(coarse, grid)
-            error[pending] = difference
-            is_done = (difference <= DIFFERENCE) & (tail <= TAIL)
-            is_kept = np.ones_like(is_done) if mesh is meshes[-1] else is_done
-            pieces.append(piece.only(is_kept))
-            pending, coarse = pending[~is_kept], grid[~is_kept]
-            if not len(pending):
+            fine, tail = problems.solve(form, mesh, coarse.rows, coarse)
+            difference = _relative_difference(*(piece.sample(family.points_per_delay) for piece in (coarse, fine)))
+            error[fine.rows] = difference
+            is_done = (difference <= DIFFERENCE) & (tail <= TAIL) | (mesh is meshes[-1])
+            pieces.append(fine.only(is_done))
+            coarse = fine.only(~is_done)
+            if is_done.all():
                 break
     return BatchSolution(pieces, error)
 

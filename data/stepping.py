@@ -5,7 +5,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from data.chebyshev import Mesh, interpolation_matrix, nodes
-from data.forms import Delayed, Form, Parameters
+from data.forms import Form, Given, Parameters
 
 
 @dataclass(frozen=True)
@@ -14,10 +14,6 @@ class Interval:
 
     values: np.ndarray
     slopes: np.ndarray | None = None
-
-    def at(self, element: int) -> Delayed:
-        """Returns what the next interval reads at the nodes of an element."""
-        return Delayed(self.values[element], None if self.slopes is None else self.slopes[element])
 
 
 def from_history(form: Form, mesh: Mesh, x: np.ndarray) -> Interval:
@@ -28,11 +24,19 @@ def from_history(form: Form, mesh: Mesh, x: np.ndarray) -> Interval:
     return Interval(values, np.stack([part.differentiate(v) for part, v in zip(mesh, values, strict=True)]))
 
 
-def advance(form: Form, mesh: Mesh, last: Interval, tau: np.ndarray, params: Parameters) -> Interval:
+def advance(
+    form: Form,
+    mesh: Mesh,
+    last: Interval,
+    tau: np.ndarray,
+    params: Parameters,
+    guess: np.ndarray | None = None,
+) -> Interval:
     """Returns the interval after `last`; nan from the first element on that the mesh cannot hold."""
     values, slopes, start = [], [], last.values[-1, -1]
     for index, element in enumerate(mesh):
-        value, slope = form.advance(element, start, last.at(index), tau, params)
+        known = (array if array is None else array[index] for array in (last.values, last.slopes, guess))
+        value, slope = form.advance(element, start, Given(*known), tau, params)
         values.append(value)
         slopes.append(slope)
         start = value[-1]

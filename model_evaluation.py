@@ -16,6 +16,7 @@ from dno import Operator, metrics
 logger = logging.getLogger(__name__)
 
 VALUES_AT_ONCE = 1024  # trajectories × channels of one forward pass: bounds the memory of an evaluation
+SHIFTED = ("test_tau", "test_history", "val_horizon", "test_horizon", "val_noise", "test_noise")
 STEERING_TRAJECTORIES = 64  # of the validation split, for early stopping and pruning
 
 Metric = float | int | list[float]
@@ -70,9 +71,9 @@ def steering_split(validation: Split) -> Split:
 
 
 def rollout_error(operator: Operator, split: Split) -> float:
-    """Mean relative error of the full rollout; inf where one of them is not finite."""
-    errors = metrics.relative_error(rollout(operator, split), split.solution, split.mask)
-    return metrics.summary(errors).get("", math.nan)
+    """Mean relative error of the full rollout; nan where one trajectory is not finite."""
+    mean = metrics.summary(_errors(rollout(operator, split), split)).get("", math.nan)
+    return mean if math.isfinite(mean) else math.nan
 
 
 def evaluate(operator: Operator, data: FamilyData, clock: Callable[[], float] = time.perf_counter) -> Evaluation:
@@ -98,9 +99,6 @@ def evaluate(operator: Operator, data: FamilyData, clock: Callable[[], float] = 
         if f"test_{alias}" in found:
             found[alias] = found[f"test_{alias}"]
     return Evaluation(only_finite(found), example_arrays(predicted, data))
-
-
-SHIFTED = ("test_tau", "test_history", "val_horizon", "test_horizon", "val_noise", "test_noise")
 
 
 def base_metrics(operator: Operator, data: FamilyData, base: str, predicted: dict[str, Tensor]) -> dict[str, Metric]:

@@ -1,0 +1,500 @@
+"""Training and evaluation on a family with a closed form, with a linear operator that can hold it exactly."""
+
+import itertools
+import logging
+import math
+import re
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, replace
+
+import numpy as np
+import pytest
+import torch
+from torch import Tensor, nn
+
+import dno
+import model_evaluation
+import model_trainer
+from data.batches import FamilyData
+from experiment_tracker import EpochRecord
+from model_optimizer import MUON_RATE, make_optimizer
+from model_trainer import Best, Limits, Pace, Stopwatch, TrainingResult, TrainingSettings, train
+from tests.cosine_family import LEVELS, POINTS, ScaledSolution, make_family
+
+SUFFIXES = ("", "_median", "_p90")
+BASE_METRICS = {
+    *(
+        f"{name}{suffix}"
+        for name in ("rel_error", "centred_error", "rollout_error")
+        for suffix in ("", "_median", "_p90")
+    ),
+    *("one_step_error", "stability_score", "noise_gain", "valid_time", "valid_time_never_reached", "by_interval"),
+}
+SHIFT_METRICS = {
+    *(f"{name}{suffix}" for name in ("tau_rel_error", "history_rel_error") for suffix in SUFFIXES),
+    *(f"tau_outside_rel_error{suffix}" for suffix in (*SUFFIXES, "_count")),
+}
+COSTS = {"epochs", "train_seconds", "seconds_to_best", "n_parameters", "inference_ms", "best_epoch"}
+
+
+@dataclass(frozen=True)
+class LinearHyperparameters:
+    trouble: str = "none"  # what goes wrong in training
+    from_progress: float = 0.0  # and when
+    fourier_modes_t: int = 1  # these four every operator has
+    fourier_modes_x: int = 1
+    log_state: bool = False
+    homogeneous: bool = False
+
+
+class LinearWindows(dno.Operator):
+    """Maps one interval to the next by a matrix, with troubles that can be switched on."""
+
+    Hyperparameters = LinearHyperparameters
+
+    def __init__(self, spec: dno.OperatorSpec, hyperparameters: LinearHyperparameters) -> None:
+        super().__init__(spec, False, False)
+        self.given = hyperparameters
+        self.step = nn.Linear(spec.points_per_delay + 1, spec.points_per_delay)
+
+    def forward(self, history: Tensor, tau: Tensor, params: Tensor, n_steps: int) -> Tensor:
+        row, pieces = history[..., 0], []
+        for _ in range(-(-n_steps // self.spec.points_per_delay)):
+            pieces.append(self.step(row))
+            row = torch.cat([row[:, -1:], pieces[-1]], 1)
+        if self.given.trouble == "infinite rollout":
+            pieces[0] = pieces[0] / 0.0
+        return torch.cat(pieces, 1)[:, :n_steps, None]
+
+    def training_loss(
+        self, rows: Tensor, present: Tensor, tau: Tensor, params: Tensor, progress: float, generator: torch.Generator
+    ) -> Tensor:
+        loss = (self.step(rows[:, 0, :, 0]) - rows[:, 1, 1:, 0]).square().mean()
+        if progress < self.given.from_progress:
+            return loss
+        match self.given.trouble:
+            case "ascent":
+                return -loss
+            case "not a number":
+                return loss * torch.nan
+            case "infinite gradient":
+                return loss + (self.step.weight[0, 0] * 0.0).sqrt()
+            case "memory":
+                return torch.empty(2**58).sum()
+            case "bug":
+                raise RuntimeError("shapes do not match")
+        return loss
+
+
+@pytest.fixture(autouse=True)
+def _linear(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    monkeypatch.setitem(dno.OPERATORS, "linear", LinearWindows)
+    monkeypatch.setattr(model_trainer, "WINDOWS_PER_EPOCH", 512)
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(threads)
+
+
+@pytest.fixture(scope="module")
+def family() -> FamilyData:
+    return make_family()
+
+
+def run(
+    data: FamilyData,
+    limits: Limits,
+    *,
+    stop: dict[int, str] | None = None,
+    seed: int = 0,
+    clock: Callable[[], float] = time.perf_counter,
+    model: str = "linear",
+    **given: object,
+) -> tuple[TrainingResult, list[EpochRecord]]:
+    """Trains and keeps the records; `stop` says at which epoch to stop and why."""
+    records: list[EpochRecord] = []
+
+    def on_epoch(record: EpochRecord) -> str | None:
+        records.append(record)
+        return (stop or {}).get(record.epoch)
+
+    return train(model, given, data, limits=limits, seed=seed, on_epoch=on_epoch, clock=clock), records
+
+
+def evaluated(records: list[EpochRecord]) -> list[EpochRecord]:
+    return [record for record in records if not math.isnan(record.val_rel_error)]
+
+
+def test_defaults_and_names_join_operator_and_training(family):
+    spec = model_trainer.operator_spec(family)
+    assert spec == dno.OperatorSpec(1, POINTS, ("w",), frozenset())
+    for model in dno.MODELS:
+        defaults = model_trainer.default_hyperparameters(model, spec)
+        assert set(model_trainer.hyperparameter_names(model)) == set(defaults)
+        assert {"width", "n_layers", "dropout", "learning_rate", "batch_size", "weight_decay"} <= set(defaults)
+
+
+@pytest.mark.parametrize(
+    ("given", "pattern"),
+    [
+        ({"widht": 3}, r"no hyperparameter 'widht'; it takes .*learning_rate.*width"),
+        ({"learning_rate": 0.0}, r"learning_rate: expected a number above 0, got 0\.0"),
+        ({"learning_rate": math.nan}, r"learning_rate: .* got nan"),
+        ({"weight_decay": -1e-5}, "weight_decay: expected a number of at least 0"),
+        ({"batch_size": 0}, "batch_size: expected a whole number of at least 1, got 0"),
+        ({"batch_size": 32.0}, r"batch_size: .* got 32\.0"),
+        ({"batch_size": True}, "batch_size"),
+        ({"schedule": "cosine"}, "schedule: expected one of one_cycle, plateau, got 'cosine'"),
+        ({"gradient_clip": "1"}, "gradient_clip: expected a number above 0, got '1'"),
+        ({"first_interval_share": 1.5}, r"first_interval_share: expected a number in \[0, 1\], got 1\.5"),
+        ({"width": -4}, "width must be a positive integer, got -4"),
+        ({"dropout": 1.0}, r"dropout must lie in \[0, 1\)"),
+    ],
+)
+def test_a_wrong_hyperparameter_is_refused_in_one_line(family, given, pattern):
+    with pytest.raises(ValueError, match=pattern) as caught:
+        run(family, Limits(1), model="method_of_steps", **given)
+    assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize("wrong", [{"max_epochs": 0}, {"patience": 0}, {"max_seconds": 0.0}, {"max_epochs": 2.5}])
+def test_wrong_limits_are_refused(wrong):
+    with pytest.raises(ValueError, match=f"{next(iter(wrong))}: expected"):
+        Limits(**wrong)
+
+
+def test_a_complete_training_reaches_the_exact_solution_and_reports_everything(family):
+    result, records = run(family, Limits(20), learning_rate=0.03)
+    assert (result.status, result.reason) == ("complete", None)
+    names = {f"{base}_{name}" for base in ("val", "test") for name in BASE_METRICS}
+    assert set(result.metrics) == names | SHIFT_METRICS | COSTS | {"rollout_error", "stability_score"}
+    for name in ("val_rel_error", "test_rel_error", "tau_rel_error", "history_rel_error", "test_one_step_error"):
+        assert result.metrics[name] < 5e-3  # 1 would be the zero prediction; the map is exactly linear
+    assert result.metrics["rollout_error"] == result.metrics["test_rollout_error"]
+    assert result.metrics["stability_score"] == result.metrics["test_stability_score"]
+    assert [record.epoch for record in records] == list(range(1, 21))
+    assert result.metrics["epochs"] == 20
+    assert result.metrics["n_parameters"] == POINTS * (POINTS + 2)
+    assert not result.operator.training
+    assert records[-1].train_loss < 1e-3 * records[0].train_loss
+    assert all(math.isfinite(value) for value in (records[-1].gradient_norm, records[-1].learning_rate))
+
+
+def test_absent_splits_leave_their_metrics_absent():
+    result, _ = run(make_family(optional=False), Limits(3))
+    assert result.status == "complete"
+    wanted = BASE_METRICS - {
+        "rollout_error",
+        "rollout_error_median",
+        "rollout_error_p90",
+        "stability_score",
+        "noise_gain",
+    }
+    assert set(result.metrics) == {f"{base}_{name}" for base in ("val", "test") for name in wanted} | COSTS
+    assert {name for name in result.predictions if "interval" in name} == {"test_interval_median", "test_interval_p90"}
+
+
+@pytest.mark.parametrize("model", dno.MODELS)
+def test_every_operator_learns_the_family(family, model):
+    small = {"width": 16, "n_layers": 2, "fourier_modes_t": 4, "learning_rate": 1e-2}
+    result, records = run(family, Limits(3), model=model, **small)
+    assert result.status == "complete"
+    assert records[-1].train_loss < 0.1 * records[0].train_loss
+    assert result.metrics["test_rel_error"] < 0.5
+
+
+@pytest.mark.parametrize("model", ["linear", "stacked_history"])
+def test_same_seed_gives_the_same_bits_whatever_the_callers_randomness(family, model):
+    given = (
+        {}
+        if model == "linear"
+        else {"width": 8, "n_layers": 1, "fourier_modes_t": 4, "dropout": 0.2, "batch_size": 128}
+    )
+    torch.manual_seed(1)
+    once, first_records = run(family, Limits(2), model=model, seed=5, **given)
+    torch.manual_seed(2)
+    state = torch.get_rng_state()
+    again, second_records = run(family, Limits(2), model=model, seed=5, **given)
+    assert torch.equal(torch.get_rng_state(), state)
+    other, _ = run(family, Limits(2), model=model, seed=6, **given)
+    weights = [list(result.operator.state_dict().values()) for result in (once, again, other)]
+    assert all(torch.equal(a, b) for a, b in zip(weights[0], weights[1], strict=True))
+    assert not all(torch.equal(a, b) for a, b in zip(weights[0], weights[2], strict=True))
+    measured = COSTS - {"epochs", "n_parameters", "best_epoch"}
+    assert {k: v for k, v in once.metrics.items() if k not in measured} == {
+        k: v for k, v in again.metrics.items() if k not in measured
+    }
+    assert [r.train_loss for r in first_records] == [r.train_loss for r in second_records]
+    assert all(np.array_equal(once.predictions[name], again.predictions[name]) for name in once.predictions)
+
+
+def test_test_splits_influence_nothing_but_their_own_metrics(family):
+    changed = {
+        name: replace(split, solution=split.solution * 3, history=split.history - 1)
+        if name.startswith("test")
+        else split
+        for name, split in family.splits.items()
+    }
+    one, records = run(family, Limits(4))
+    other, other_records = run(replace(family, splits=changed), Limits(4))
+    assert all(map(torch.equal, one.operator.state_dict().values(), other.operator.state_dict().values()))
+    assert [r.val_rel_error for r in records] == [r.val_rel_error for r in other_records]
+    val = [name for name in one.metrics if name.startswith("val_")]
+    assert [one.metrics[name] for name in val] == [other.metrics[name] for name in val]
+    assert one.metrics["test_rel_error"] != other.metrics["test_rel_error"]
+
+
+def test_the_best_weights_are_a_copy_that_later_steps_do_not_change(family):
+    result, records = run(family, Limits(10, patience=100), trouble="ascent", from_progress=0.6, learning_rate=0.03)
+    best = min(records, key=lambda record: record.val_rel_error)
+    assert best.epoch == result.metrics["best_epoch"] <= 7
+    assert records[-1].val_rel_error > 2 * best.val_rel_error
+    assert result.metrics["val_rel_error"] == best.val_rel_error  # 12 trajectories: all of them steer
+
+
+def test_early_stopping_counts_epochs_without_a_better_rollout(family):
+    limits = Limits(100, patience=50)
+    result, records = run(family, limits, trouble="ascent", from_progress=0.3, learning_rate=0.01)
+    assert result.status == "complete"
+    best_epoch = result.metrics["best_epoch"]
+    assert best_epoch in (25, 30, 35)
+    assert len(records) == best_epoch + 50
+
+
+def test_patience_of_one_cycle_begins_at_its_peak_and_that_of_plateau_at_once(family):
+    result, records = run(family, Limits(50, patience=1), trouble="ascent", learning_rate=1e-4)
+    assert len(records) == 8 + 2 * model_trainer.MIN_STALE_EVALUATIONS  # evaluated every second epoch, 10 is the peak
+    assert result.metrics["best_epoch"] == 2
+    _, records = run(family, Limits(50, patience=1), trouble="ascent", learning_rate=1e-4, schedule="plateau")
+    assert len(records) == 2 + 2 * model_trainer.MIN_STALE_EVALUATIONS
+
+
+@pytest.mark.parametrize("max_epochs", [1, 7, 41, 100])
+def test_evaluations_follow_a_fixed_schedule_that_ends_with_the_last_epoch(family, max_epochs, monkeypatch):
+    monkeypatch.setattr(model_trainer, "WINDOWS_PER_EPOCH", 32)
+    _, records = run(family, Limits(max_epochs, patience=1000))
+    every = max(1, max_epochs // 20)
+    expected = sorted({*range(every, max_epochs + 1, every), max_epochs})
+    assert [record.epoch for record in evaluated(records)] == expected
+
+
+@pytest.mark.parametrize("status", ["pruned", "interrupted"])
+def test_a_stopped_training_has_costs_and_the_steering_error_only(family, status):
+    result, records = run(family, Limits(20), stop={3: status})
+    assert result.status == status
+    assert len(records) == 3
+    assert set(result.metrics) == (COSTS | {"val_rel_error"}) - {"inference_ms"}
+    assert result.metrics["val_rel_error"] == min(record.val_rel_error for record in records)
+    assert result.predictions == {}
+    assert isinstance(result.operator, LinearWindows)
+
+
+@pytest.mark.parametrize(
+    ("trouble", "pattern"),
+    [
+        ("not a number", r"diverged: the loss or its gradient was not finite in epoch 6$"),
+        ("infinite gradient", r"diverged: the loss or its gradient was not finite in epoch 6$"),
+        ("memory", r"out of memory: .*you tried to allocate \d+ bytes"),
+    ],
+)
+def test_divergence_and_lack_of_memory_fail_the_trial_with_the_reason(family, trouble, pattern):
+    result, records = run(family, Limits(10), trouble=trouble, from_progress=0.55)
+    assert result.status == "failed"
+    assert result.predictions == {} and result.operator is None
+    assert re.match(pattern, result.reason)
+    assert "\n" not in result.reason
+    assert len(records) == result.metrics["epochs"]
+    assert all(math.isfinite(value) for value in result.metrics.values())
+
+
+def test_a_real_divergence_is_a_failed_trial(family):
+    given = {"width": 8, "n_layers": 1, "fourier_modes_t": 4, "learning_rate": 1e30}
+    result, _ = run(family, Limits(3), model="memory_kernel", **given)
+    assert result.status == "failed"
+    assert result.reason.startswith("diverged: ")
+
+
+def test_any_other_error_is_not_swallowed(family):
+    with pytest.raises(RuntimeError, match="shapes do not match"):
+        run(family, Limits(3), trouble="bug")
+
+
+def test_a_training_whose_rollouts_are_never_finite_fails(family):
+    result, records = run(family, Limits(3), trouble="infinite rollout")
+    assert (result.status, result.reason) == ("failed", "diverged: no rollout of the validation split was finite")
+    assert len(records) == 3 and evaluated(records) == []
+    assert result.operator is None
+    assert "val_rel_error" not in result.metrics
+
+
+def ticking(step: float) -> Callable[[], float]:
+    """A clock that advances by `step` with every look at it."""
+    ticks = itertools.count()
+    return lambda: next(ticks) * step
+
+
+def test_a_limit_in_seconds_completes_the_cycle_and_is_kept(family, monkeypatch):
+    monkeypatch.setattr(model_trainer, "WINDOWS_PER_EPOCH", 160)
+    limits = Limits(max_epochs=10**6, patience=10**6, max_seconds=10.0)
+    result, records = run(family, limits, clock=ticking(0.01))
+    assert result.status == "complete"
+    assert 10.0 <= records[-1].elapsed_seconds < 10.2
+    peak = max(record.learning_rate for record in records)
+    assert peak == pytest.approx(TrainingSettings().learning_rate, rel=0.01)
+    assert records[-1].learning_rate < 0.01 * peak
+    assert 18 <= len(evaluated(records)) <= 21
+    assert not math.isnan(records[-1].val_rel_error)
+
+
+def test_a_limit_in_seconds_ends_inside_an_epoch(family):
+    result, records = run(family, Limits(max_epochs=5, max_seconds=1.0), clock=ticking(0.1))
+    assert result.status == "complete"
+    assert len(records) == 1
+
+
+def test_seconds_say_where_the_time_went(family):
+    result, records = run(family, Limits(2), clock=ticking(1.0))
+    seconds = result.seconds
+    assert set(seconds) == {"training", "evaluation", "total"}
+    assert seconds["training"] > 0 and seconds["evaluation"] > 0
+    assert seconds["training"] + seconds["evaluation"] <= seconds["total"]
+    assert result.metrics["train_seconds"] == seconds["training"]
+    assert 0 < result.metrics["seconds_to_best"] <= records[-1].elapsed_seconds
+    assert records[0].epoch_seconds <= records[0].elapsed_seconds < records[1].elapsed_seconds
+
+
+def pace(**given) -> Pace:
+    return Pace(Limits(100), TrainingSettings(**given), 1, Stopwatch(lambda: 0.0))
+
+
+def test_one_cycle_rises_to_its_peak_and_falls_to_almost_nothing():
+    rate = pace(learning_rate=0.5).learning_rate
+    assert rate(0.0) == pytest.approx(0.5 * model_trainer.START_RATE)
+    assert rate(model_trainer.PEAK) == pytest.approx(0.5)
+    assert rate(1.0) == pytest.approx(0.5 * model_trainer.END_RATE)
+    rates = [rate(i / 100) for i in range(101)]
+    top = rates.index(max(rates))
+    assert rates[: top + 1] == sorted(rates[: top + 1]) and rates[top:] == sorted(rates[top:], reverse=True)
+
+
+def test_plateau_halves_the_rate_when_an_evaluation_brings_nothing():
+    slowing = pace(schedule="plateau", learning_rate=0.5)
+    assert slowing.learning_rate(0.0) == slowing.learning_rate(0.9) == 0.5
+    slowing.is_stale(improved=True)
+    assert slowing.learning_rate(0.9) == 0.5
+    slowing.is_stale(improved=False)
+    assert slowing.learning_rate(0.9) == 0.25
+
+
+def test_an_epoch_is_the_same_number_of_target_rows_for_every_operator():
+    for batch_size, target_rows in ((32, 1), (32, 4), (2, 4), (128, 4)):
+        counted = Pace(Limits(1), TrainingSettings(batch_size=batch_size), target_rows, Stopwatch(lambda: 0.0))
+        assert counted.crops * target_rows == max(batch_size, target_rows)
+        assert counted.steps_per_epoch * counted.crops * target_rows == model_trainer.WINDOWS_PER_EPOCH
+
+
+@pytest.mark.parametrize(("kind", "left"), [("adamw", 0.95), ("muon", 1 - MUON_RATE * 0.05)])
+def test_weight_decay_spares_biases_and_buffers(family, kind, left):
+    operator = LinearWindows(model_trainer.operator_spec(family), LinearHyperparameters())
+    optimizer = make_optimizer(operator, kind, weight_decay=0.5)
+    optimizer.set_rate(0.1)
+    before = {name: value.clone() for name, value in operator.state_dict().items()}
+    for parameter in operator.parameters():
+        parameter.grad = torch.zeros_like(parameter)
+    optimizer.step()
+    after = operator.state_dict()
+    assert torch.allclose(after["step.weight"], left * before["step.weight"])
+    assert all(torch.equal(after[name], before[name]) for name in before if name != "step.weight")
+
+
+def test_an_error_that_is_not_finite_is_never_the_best():
+    best = Best()
+    operator = nn.Linear(1, 1)
+    assert [best.improve(error, operator, 1, 0.0) for error in (math.inf, math.nan, 2.0, math.nan, 2.0, 1.0)] == [
+        *(False, False, True, False, False, True)
+    ]
+
+
+def test_metrics_of_a_solution_that_is_ten_per_cent_too_large(family):
+    found = model_evaluation.evaluate(ScaledSolution(1.1), family).metrics
+    float32 = 2e-6  # the stored trajectories are rounded to 6e-8, and 0.1 is a difference
+    for base in ("val", "test"):
+        for name in ("rel_error", "rel_error_median", "rel_error_p90", "one_step_error", "rollout_error"):
+            assert found[f"{base}_{name}"] == pytest.approx(0.1, rel=float32 * 10)
+        assert found[f"{base}_stability_score"] == pytest.approx(math.log(1.1), rel=1e-3)  # 1 % of disturbance
+        assert found[f"{base}_valid_time_never_reached"] == 1.0
+        assert found[f"{base}_centred_error"] > found[f"{base}_rel_error"]
+        interval = found[f"{base}_by_interval"]
+        assert len(interval) == family.splits[base].solution.shape[1] // POINTS
+        assert all(0.05 < error < 0.15 for error in interval)  # RMS of cosines over one quarter of a period
+    for name in ("tau_rel_error", "tau_outside_rel_error", "history_rel_error"):
+        assert found[name] == pytest.approx(0.1, rel=float32 * 10)
+    outside = family.splits["test_tau"].scaled[:, 0] > family.splits["train"].scaled.max()
+    assert 0 < found["tau_outside_rel_error_count"] == int(outside.sum()) < len(outside)
+    assert found["inference_ms"] > 0
+
+
+def test_the_exact_solution_answers_noise_as_the_truth_does(family):
+    split = family.splits["val"]
+    found = model_evaluation.evaluate(ScaledSolution(1.0), family).metrics
+    assert found["val_stability_score"] < 1e-3
+    noise = family.splits["val_noise"]
+    gains = []
+    for i, source in enumerate(noise.source.tolist()):
+        n = int(noise.lengths[i])
+        out = (noise.solution[i, :n] - split.solution[source, :n]).norm() / split.solution[source, :n].norm()
+        gains.append(float(out / ((noise.history[i] - split.history[source]).norm() / split.history[source].norm())))
+    assert found["val_noise_gain"] == pytest.approx(float(np.median(gains)), rel=1e-3)
+    assert noise.level.unique().tolist() == pytest.approx(list(LEVELS))
+
+
+def test_examples_are_the_best_the_median_and_the_worst_of_test(family):
+    result, _ = run(family, Limits(2))
+    arrays, split = result.predictions, family.splits["test"]
+    errors = {}
+    for case in ("best", "median", "worst"):
+        truth, prediction = arrays[f"{case}_truth"], arrays[f"{case}_prediction"]
+        steps = len(truth)
+        assert arrays[f"{case}_time"].tolist() == [j / POINTS for j in range(1, steps + 1)]
+        history = torch.from_numpy(arrays[f"{case}_history"])
+        index = next(i for i in range(len(split)) if torch.equal(split.history[i], history))
+        assert (steps, float(arrays[f"{case}_tau"])) == (int(split.lengths[index]), float(split.tau[index]))
+        assert np.array_equal(truth, split.solution[index, :steps].numpy())
+        errors[case] = np.linalg.norm(prediction.astype(float) - truth) / np.linalg.norm(truth.astype(float))
+        assert arrays[f"{case}_error"] == pytest.approx(errors[case], rel=1e-12)
+    assert errors["median"] == pytest.approx(result.metrics["test_rel_error_median"], rel=1e-12)  # of nine
+    assert errors["best"] < errors["median"] < errors["worst"]
+    for name in ("test", "test_tau", "test_horizon"):
+        median, p90 = (arrays[f"{name}_interval_{q}"] for q in ("median", "p90"))
+        assert len(median) == len(p90) == family.splits[name].solution.shape[1] // POINTS
+        assert (median <= p90).all()
+
+
+def test_a_rollout_that_is_not_finite_leaves_medians_and_no_mean(family, caplog):
+    split = family.splits["test"]
+    history = split.history.clone()
+    history[3] = 1e38
+    data = replace(family, splits=family.splits | {"test": replace(split, history=history)})
+    with caplog.at_level(logging.WARNING):
+        found = model_evaluation.evaluate(ScaledSolution(1e20), data)
+    assert "test_rel_error" not in found.metrics and "val_rel_error" in found.metrics
+    assert math.isfinite(found.metrics["test_rel_error_median"])
+    assert len(caplog.records) == 1 and "test_rel_error" in caplog.text
+    assert found.predictions["worst_error"] == math.inf
+
+
+def test_evaluation_does_not_depend_on_how_many_trajectories_go_together(family, monkeypatch):
+    operator = ScaledSolution(1.1)
+    together = model_evaluation.rollout(operator, family.splits["test"])
+    monkeypatch.setattr(model_evaluation, "VALUES_AT_ONCE", 2)
+    split = family.splits["test"]
+    alone = model_evaluation.rollout(operator, split)
+    assert torch.equal(together[split.mask], alone[split.mask])
+
+
+def test_the_steering_part_is_spread_evenly_and_bounded(family, monkeypatch):
+    split = family.splits["val"]
+    assert torch.equal(model_evaluation.steering_split(split).tau, split.tau)
+    monkeypatch.setattr(model_evaluation, "STEERING_TRAJECTORIES", 4)
+    assert torch.equal(model_evaluation.steering_split(split).tau, split.tau[[0, 3, 6, 9]])

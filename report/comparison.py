@@ -12,6 +12,8 @@ from report.tables import best_by_family, best_by_operator
 
 PANELS = ("rollout_error", "stability_score", "train_seconds")
 FRONTS = ("-", "--", ":", "-.")
+FEWEST_TRIALS = 5  # that make a box
+SLIMMEST = 0.12  # of the axis
 MOST_FRONTS = 8  # named in the legend
 BACKED = {"frameon": True, "facecolor": "white", "edgecolor": "none", "framealpha": 0.85}
 BOX_WIDTH = 0.8  # of the place that a family takes
@@ -63,8 +65,13 @@ def best_rows(table: pd.DataFrame) -> pd.DataFrame:
 
 
 def _place(families: list[str], models: list[str], family: str, model: str) -> float:
-    step = BOX_WIDTH / len(models)
+    step = _step(families, models)
     return families.index(family) + (models.index(model) - (len(models) - 1) / 2) * step
+
+
+def _step(families: list[str], models: list[str]) -> float:
+    """The distance between two boxes of a family, whose width is 1; boxes stay slim when there are few."""
+    return min(BOX_WIDTH / len(models), SLIMMEST * len(families))
 
 
 def _boxes(axes: Axes, table: pd.DataFrame, families: list[str], models: list[str], measure: str) -> None:
@@ -72,11 +79,11 @@ def _boxes(axes: Axes, table: pd.DataFrame, families: list[str], models: list[st
     if table.empty:
         style.say(axes, f"no complete trial has {measure}")
         return
-    width = BOX_WIDTH / len(models) * 0.72
+    width = _step(families, models) * 0.72
     for (family, model), group in table.groupby(["family", "model"], sort=True):
         values = group["value"].astype(float).to_numpy()
         place, colour = _place(families, models, family, model), style.colour(model, models)
-        if len(values) >= 3:
+        if len(values) >= FEWEST_TRIALS:
             axes.boxplot(
                 values, positions=[place], widths=width, showfliers=False, manage_ticks=False, patch_artist=True,
                 boxprops={"facecolor": colour, "alpha": 0.25, "edgecolor": colour, "linewidth": 0.7},
@@ -84,7 +91,15 @@ def _boxes(axes: Axes, table: pd.DataFrame, families: list[str], models: list[st
                 whiskerprops={"color": colour, "linewidth": 0.7}, capprops={"color": colour, "linewidth": 0.7},
             )  # fmt: skip
         jitter = (np.random.default_rng(len(values)).random(len(values)) - 0.5) * width * 0.7
-        axes.plot(place + jitter, values, style.marker(model, models), color=colour, ms=2.2, alpha=0.75, mew=0)
+        axes.plot(
+            place + jitter,
+            values,
+            style.marker(model, models),
+            color=colour,
+            ms=2.2 if len(values) > 10 else 3,
+            alpha=0.75,
+            mew=0,
+        )
         axes.annotate(
             f"{len(values)}", (place, 0), (0, 2), xycoords=("data", "axes fraction"), textcoords="offset points",
             ha="center", fontsize=5.5, color=style.GREY,
@@ -142,7 +157,7 @@ def _cost_accuracy(axes: Axes, table: pd.DataFrame, metric: Metric, models: list
     style.log_axis(axes.xaxis, points["n_parameters"])
     style.log_axis(axes.yaxis, points[metric.column])
     axes.set(xlabel="parameters", ylabel=label(metric.column))
-    if points["family"].nunique() <= MOST_FRONTS:
+    if 1 < points["family"].nunique() <= MOST_FRONTS:
         axes.legend(title="Pareto fronts", title_fontsize=6, fontsize=6, labelspacing=0.2, loc="upper right", **BACKED)
     axes.grid()
 

@@ -62,7 +62,7 @@ def draw_importance(
     rows = math.ceil(len(tables) / columns)
     tallest = max((min(len(table), MOST_SHOWN) for table in tables.values()), default=0)
     width = style.WIDE if columns > 1 else style.NARROW + 1
-    figure = style.new_figure(width, max(1.6, 0.8 + 0.15 * tallest) * rows + 0.55)
+    figure = style.new_figure(width, max(1.3, 0.8 + 0.15 * tallest) * rows + 0.55)
     panels = figure.subplots(rows, columns, squeeze=False)
     for axes, (study, table) in zip(panels.flat, tables.items(), strict=False):
         _panel(axes, study, table, finished[study], style.colour(models[study], models.values()))
@@ -73,7 +73,8 @@ def draw_importance(
         Line2D([], [], marker="o", color="black", ls="", ms=4, label="MDI share"),
         Line2D([], [], marker="D", mfc="white", mec="black", ls="", ms=4, label="fANOVA share"),
     ]
-    figure.legend(handles=handles, loc="outside lower center", ncols=3)
+    if tallest:
+        figure.legend(handles=handles, loc="outside lower center", ncols=3)
     return figure
 
 

@@ -135,6 +135,7 @@ def test_first_slot_holds_the_default_configuration(
     assert any("width: the default" in message for message in caplog.messages)
 
 
+@pytest.mark.slow
 def test_exactly_n_slots_after_kills_of_search_and_workers(
     data_root: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -65,7 +65,15 @@ def draw_scalar(figure: Figure, family: Family, draw: Draw, shown: Shown) -> Non
     """Draws x over time, and x(t) against x(t - tau), under both delays."""
     left, right = figure.subplots(1, 2, width_ratios=(2.6, 1))
     left.axvspan(-draw.tau * STRETCH, 0, color="#EEEEEE", linewidth=0)
-    left.text(-draw.tau * STRETCH / 2, 0.02, "history", ha="center", transform=left.get_xaxis_transform(), color=GREY)
+    left.text(
+        -draw.tau * STRETCH / 2,
+        0.02,
+        "history",
+        ha="center",
+        fontsize=6,
+        transform=left.get_xaxis_transform(),
+        color=GREY,
+    )
     for factor, color in ((1.0, BLUE), (STRETCH, VERMILLION)):
         tau = factor * draw.tau
         times, values = trajectory(family, draw, tau, shown.delays)
@@ -93,7 +101,8 @@ def draw_spatial(figure: Figure, family: Family, draw: Draw, shown: Shown) -> No
         )
         axes.axvline(0, color="white", linewidth=0.8, linestyle=(0, (3, 2)))
         axes.set(xlabel="time t", title=rf"$\tau={factor * draw.tau:.3g}$")
-    panels[0].set(ylabel="x", title=rf"{shown.equation},  $\tau={draw.tau:.3g}$")
+    panels[0].set(ylabel="x")
+    figure.suptitle(shown.equation, x=0.01, ha="left", fontsize=8.5)
     panels[1].set_yticklabels([])
     figure.colorbar(image, ax=panels[1], label="u", pad=0.02)
     for (times, values), color, factor in zip(runs, (BLUE, VERMILLION), (1.0, STRETCH), strict=True):

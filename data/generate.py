@@ -287,6 +287,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     arguments = _parser().parse_args(argv)
     level = logging.DEBUG if arguments.verbose else logging.ERROR if arguments.quiet else logging.INFO
     logging.basicConfig(level=level, format="%(message)s")
+    logging.getLogger("h5py").setLevel(logging.WARNING)  # -v is about this project
     signal.signal(signal.SIGTERM, _stop)  # so that temporary files are removed
     try:
         return _run(arguments)

@@ -2,6 +2,7 @@
 
 import os
 import re
+import resource
 import signal
 import subprocess
 import sys
@@ -182,11 +183,15 @@ def test_command_explains_wrong_usage_in_one_line(arguments: list[str], message:
 
 
 def test_help_is_quick_and_imports_nothing_heavy() -> None:
+    def cpu_seconds() -> float:  # not the clock's: other work on the machine does not count
+        usage = resource.getrusage(resource.RUSAGE_CHILDREN)
+        return usage.ru_utime + usage.ru_stime
+
     seconds = []
     for _ in range(5):
-        started = time.perf_counter()
+        started = cpu_seconds()
         assert "--overwrite" in run("--help").stdout
-        seconds.append(time.perf_counter() - started)
+        seconds.append(cpu_seconds() - started)
     assert min(seconds) <= 0.3
     script = "import sys, data.generate; print({'torch', 'h5py', 'tqdm', 'scipy'} & set(sys.modules))"
     done = subprocess.run([sys.executable, "-c", script], cwd=ROOT, capture_output=True, text=True)

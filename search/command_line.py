@@ -101,7 +101,8 @@ def _study_name(text: str) -> str:
     return text
 
 
-def _add_flags(parser: argparse.ArgumentParser) -> None:
+def _add_study_flags(parser: argparse.ArgumentParser) -> None:
+    """What is searched, and how each trial trains."""
     what = parser.add_argument_group("what is searched")
     what.add_argument("--search_type", choices=SEARCH_TYPES, default="random", help="search strategy")
     what.add_argument("--model", choices=tuple(SEARCH_SPACES), default=None, help="operator; without it, all of them")
@@ -138,6 +139,10 @@ def _add_flags(parser: argparse.ArgumentParser) -> None:
         metavar="S",
         help="seconds at most; such trials do not repeat exactly",
     )
+
+
+def _add_other_flags(parser: argparse.ArgumentParser) -> None:
+    """All that does not change what a study finds."""
     confirm = parser.add_argument_group("after the search")
     confirm.add_argument(
         "--confirm_top", type=_integer(0), default=0, metavar="K", help="train the best K again with fresh seeds"
@@ -190,7 +195,8 @@ def parse_arguments(arguments: Sequence[str]) -> Options:
         formatter_class=HelpFormatter,
         allow_abbrev=False,
     )
-    _add_flags(parser)
+    _add_study_flags(parser)
+    _add_other_flags(parser)
     values = vars(parser.parse_args(underscored(arguments)))
     try:
         objectives, notes = parse_objectives(values.pop("objectives"))

@@ -19,7 +19,8 @@ def describe(plan: StudyPlan, data: FamilyData, options: Options) -> str:
     lines.append(f"size: {size:,} cells {points}" + (f", {plan.n_slots} of them taken" if plan.cells else ""))
     lines.append("dropped for this family:" + ("" if plan.dropped else " nothing"))
     lines += [f"  {line}" for line in plan.dropped]
-    lines.append(f"data in {options.data_root / plan.family}:")
+    found = "" if data.splits else " none yet, the search makes it"
+    lines.append(f"data in {options.data_root / plan.family}:{found}")
     for name, split in data.splits.items():
         lines.append(f"  {name:<{width}}  {len(split.tau)} trajectories, sha256 {data.sha256[name][:12]}")
     lines.append("default configuration:")

@@ -14,6 +14,7 @@ import model_trainer
 from data import FAMILIES
 from data.batches import FamilyData, load_family
 from data.generate import DEFAULT_DATA_ROOT, ensure_datasets
+from data.schema import REQUIRED_SPLITS, dataset_path
 from hyperparameter_config import SEARCH_SPACES, Choice, Range, check_names, parse_space, restrict
 from search.command_line import Options
 from search.objectives import OBJECTIVES
@@ -140,6 +141,17 @@ def find_data(family: str, options: Options, device: torch.device) -> FamilyData
     return load_family(family, options.data_root, device)
 
 
+def declared_data(family: str) -> FamilyData:
+    """The family as it is defined, without any split: for a dry run before its datasets are made."""
+    defined = FAMILIES[family]
+    names = tuple(parameter.name for parameter in defined.parameters)
+    return FamilyData(family, defined.channels, defined.points_per_delay, names, defined.traits, {}, {})
+
+
+def has_data(family: str, data_root: Path) -> bool:
+    return all(dataset_path(data_root, family, split).exists() for split in REQUIRED_SPLITS)
+
+
 def checked_spaces(models: Iterable[str]) -> dict[str, dict[str, Range | Choice]]:
     """The parsed search space of every model; ValueError for a malformed entry or a name that nothing takes."""
     spaces = {}
@@ -157,7 +169,7 @@ def plan_study(
     space, dropped = restrict(space, lambda name, value: dno.objection(model, name, value, spec))
     for objective in options.objectives:
         split = OBJECTIVES[objective].split
-        if split is not None and split not in data.splits:
+        if split is not None and data.splits and split not in data.splits:
             raise ValueError(
                 f"--objectives {objective}: needs {options.data_root / data.family / split}.h5, which is missing"
             )
@@ -204,7 +216,13 @@ def prepare_studies(options: Options) -> tuple[list[StudyPlan], dict[str, Family
     check_results_dir(options.results_dir)
     device = resolve_device(options.device)
     families = choose_families(options)
-    data = {family: find_data(family, options, device) for family in families}
+    data = {}
+    for family in families:
+        is_to_be_made = uses_default_root(options.data_root) and not has_data(family, options.data_root)
+        if options.dry_run and is_to_be_made and family in FAMILIES:
+            data[family] = declared_data(family)
+        else:
+            data[family] = find_data(family, options, device)
     is_only = len(models) * len(families) == 1
     plans = [
         plan_study(model, spaces[model], data[family], options, is_only) for model in models for family in families

@@ -245,6 +245,15 @@ def test_dry_run_describes_the_space_and_writes_nothing(
     assert sorted(data_root.rglob("*")) == before
 
 
+def test_dry_run_in_the_default_root_makes_no_datasets(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    assert main(["--dry_run"]) == 0
+    assert capsys.readouterr().out.count("none yet, the search makes it") == 12
+    assert list(tmp_path.iterdir()) == []
+
+
 def test_a_study_that_was_started_differently_is_refused(
     data_root: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -17,6 +17,7 @@ VIEWS = (
     ("epoch", "train_loss", "epoch", "training loss"),
     ("epoch", "learning_rate", "epoch", "learning rate"),
 )
+FEWEST_LINES = 3  # that make a band
 FADED = 12  # pruned trials drawn per study
 
 
@@ -105,23 +106,39 @@ def _view(
     if not mine:
         style.say(axes, "no epochs\nrecorded")
         return
+    drawn: list[np.ndarray] = []
     for model in style.model_order(runs["model"]):
         colour = style.colour(model, models)
         of_model = runs[(runs["model"] == model) & runs["run"].isin(mine)]
-        complete = [mine[run] for run in of_model.loc[of_model["status"] == "complete", "run"]]
         if with_band:
-            for run in of_model.loc[of_model["status"] == "pruned", "run"].iloc[:FADED]:
-                axes.plot(*mine[run].T, color=colour, lw=0.4, alpha=0.35, zorder=1)
-                axes.plot(*mine[run][-1], "x", color=colour, ms=3, mew=0.7, alpha=0.6, zorder=1)
-            if len(complete) >= 3:
-                table = band(complete)
-                axes.fill_between(table["x"], table["low"], table["high"], color=colour, alpha=0.18, lw=0, zorder=2)
+            pruned = [mine[run] for run in of_model.loc[of_model["status"] == "pruned", "run"].iloc[:FADED]]
+            complete = [mine[run] for run in of_model.loc[of_model["status"] == "complete", "run"]]
+            drawn += _draw_pruned(axes, pruned, colour) + _draw_band(axes, complete, colour)
         for run in of_model.loc[of_model["run"].isin(best), "run"]:
+            drawn.append(mine[run])
             axes.plot(*mine[run].T, color=colour, lw=1.5, zorder=4)
             if y_is_error:
                 lowest = mine[run][np.argmin(mine[run][:, 1])]
                 axes.plot(*lowest, "o", color=colour, ms=3.5, mec="white", mew=0.5, zorder=5)
-    shown = np.concatenate(list(mine.values()))
+    if not drawn:
+        style.say(axes, "no complete or\npruned trial")
+        return
+    shown = np.concatenate(drawn)
     style.log_axis(axes.yaxis, shown[:, 1])
     axes.set_xlim(0, shown[:, 0].max() * 1.03)
     axes.grid()
+
+
+def _draw_pruned(axes: Axes, lines: list[np.ndarray], colour: str) -> list[np.ndarray]:
+    for line in lines:
+        axes.plot(*line.T, color=colour, lw=0.4, alpha=0.35, zorder=1)
+        axes.plot(*line[-1], "x", color=colour, ms=3, mew=0.7, alpha=0.6, zorder=1)
+    return lines
+
+
+def _draw_band(axes: Axes, lines: list[np.ndarray], colour: str) -> list[np.ndarray]:
+    if len(lines) < FEWEST_LINES:
+        return []
+    table = band(lines)
+    axes.fill_between(table["x"], table["low"], table["high"], color=colour, alpha=0.18, lw=0, zorder=2)
+    return [table[["x", "low"]].to_numpy(), table[["x", "high"]].to_numpy()]

@@ -27,7 +27,8 @@ COLOURS = "cividis"  # made for colour blindness, and rising in grey
 def bins(values: pd.Series) -> tuple[pd.Series, list[str]]:
     """The bin of every value (-1 where it is missing) and the bins' labels.
 
-    Up to 5 different values are bins of their own; more numbers are cut into 5 equal parts of their scale.
+    Up to 5 different values are bins of their own where they are whole or come back; other numbers are cut into 5
+    equal parts of their scale.
     """
     present = values.dropna()
     if not is_numeric(present):
@@ -35,7 +36,8 @@ def bins(values: pd.Series) -> tuple[pd.Series, list[str]]:
         return values.map(lambda value: names.index(str(value)) if str(value) in names else -1), names
     numbers = pd.to_numeric(values, errors="coerce").astype(float)
     distinct = sorted(numbers.dropna().unique())
-    if len(distinct) <= MOST_BINS:
+    are_choices = len(numbers.dropna()) >= 2 * len(distinct) or all(value.is_integer() for value in distinct)
+    if len(distinct) <= MOST_BINS and are_choices:
         return numbers.map(lambda value: distinct.index(value) if value in distinct else -1), [
             style.number(value) for value in distinct
         ]

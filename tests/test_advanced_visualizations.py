@@ -150,9 +150,8 @@ def test_interactive_pages_work_offline_and_offer_no_upload(report):
         assert len(text) < 3e5
 
 
-def test_every_format_is_written_and_pdf_fonts_are_embedded(results_dir, tmp_path):
-    options = Options(results_dir, tmp_path, models=("memory_kernel",), formats=("pdf", "svg"))
-    Visualizations(options).write()
+def test_every_format_is_written_and_pdf_fonts_are_embedded(one_trial, tmp_path):
+    Visualizations(Options(one_trial("complete"), tmp_path, formats=("pdf", "svg"))).write()
     assert b"/FontFile2" in (tmp_path / "model_comparison.pdf").read_bytes()  # embedded TrueType
     assert b"/Type3" not in (tmp_path / "model_comparison.pdf").read_bytes()
     assert (tmp_path / "model_comparison.svg").read_text().startswith("<?xml")

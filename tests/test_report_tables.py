@@ -132,6 +132,14 @@ def test_bins_of_a_wide_range_are_even_in_the_logarithm():
     assert index.value_counts().sort_index().tolist() == [2, 2, 2, 2, 3]
 
 
+@pytest.mark.parametrize(
+    ("values", "labels"),
+    [([32, 64, 256], ["32", "64", "256"]), ([0.1, 0.1, 0.3, 0.3], ["0.1", "0.3"]), ([True, False], ["False", "True"])],
+)
+def test_few_different_values_are_bins_of_their_own(values, labels):
+    assert heatmaps.bins(pd.Series(values, dtype=object))[1] == labels
+
+
 def test_rebuilt_study_holds_every_trial_in_its_state(analysis):
     study = analysis.studies["method_of_steps_mackey_bayesian"]
     states = pd.Series([trial.state.name for trial in study.trials]).value_counts().to_dict()

@@ -147,7 +147,7 @@ class Mesh:
             mine = owner == index
             local = (places[mine] - self.edges[index]) / self.lengths[index]
             matrix[mine, index] = interpolation_matrix(self.n, local)
-        return matrix.reshape(len(places), -1)
+        return matrix.reshape(len(places), len(self) * self.n)
 
     def split(self, is_split: np.ndarray) -> "Mesh":
         """Returns the mesh with the elements where `is_split` (E,) cut in two."""

@@ -30,8 +30,11 @@ class Given:
     guess: np.ndarray | None = None
 
     def first_guess(self, start: np.ndarray) -> np.ndarray:
-        """Returns what an iteration begins with."""
-        return np.broadcast_to(start, self.delayed.shape) if self.guess is None else self.guess
+        """Returns what an iteration begins with: the guess, or the start value of trajectories that have none."""
+        if self.guess is None:
+            return np.broadcast_to(start, self.delayed.shape)
+        is_known = np.isfinite(self.guess).all(axis=(0, 2))[:, None]
+        return np.where(is_known, self.guess, start)
 
 
 @dataclass(frozen=True)

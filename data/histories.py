@@ -73,14 +73,10 @@ class RandomHistory:
 
     def disturb(self, history: History, level: float, generator: np.random.Generator) -> History:
         """Returns the history with smooth noise, whose RMS is `level` of the history's: a factor where positive."""
-        noise, values = self.draw_noise(generator), history(_DENSE)
+        noise, values = self._series(generator, NOISE_TERMS), history(_DENSE)
         change = noise(_DENSE) * values if history.is_positive else noise(_DENSE)
         size = level * np.sqrt(np.mean(values**2) / np.mean(change**2))
         return replace(history, noise=replace(noise, profile=size * noise.profile))
-
-    def draw_noise(self, generator: np.random.Generator) -> Series:
-        """Returns smooth noise of no particular size."""
-        return self._series(generator, NOISE_TERMS)
 
     def _series(self, generator: np.random.Generator, terms: int) -> Series:
         if self.wave_numbers is None:

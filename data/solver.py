@@ -27,7 +27,7 @@ MOST_HISTORY_ELEMENTS = 256
 BLOCK = 32  # trajectories solved at once: always as many, so that the arithmetic of one never depends on the others
 TAIL = 1e-6  # largest tail that a batch leaves alone: a bound at the worst place of the worst element, not an L2 error
 DIFFERENCE = 2e-8  # largest relative L2 difference from the coarser resolution
-LEVELS = 7  # resolutions that a batch tries after the coarsest, each with twice the elements of the one before
+LEVELS = 5  # resolutions that a batch tries after the coarsest, each with twice the elements of the one before
 
 
 def solve(
@@ -158,15 +158,22 @@ class Piece:
 
     def at(self, places: np.ndarray) -> np.ndarray:
         """Returns the solved variable at places in [0, 1] of every interval, (K, len(places), rows, C)."""
-        n_intervals, n_nodes, n_rows, channels = self.values.shape
-        values = self.mesh.sampling_matrix(places) @ self.values.reshape(n_intervals, n_nodes, -1)
-        return values.reshape(n_intervals, len(places), n_rows, channels)
+        matrix, (n_intervals, n_nodes, n_rows, channels) = self.mesh.sampling_matrix(places), self.values.shape
+        result = np.empty((n_intervals, len(places), n_rows, channels))
+        for first in range(0, n_rows, BLOCK):
+            block = self.values[:, :, first : first + BLOCK]
+            padded = np.resize(np.arange(block.shape[2]), BLOCK)
+            values = matrix @ block[:, :, padded].reshape(n_intervals, n_nodes, -1)
+            values = values.reshape(n_intervals, len(places), BLOCK, channels)
+            result[:, :, first : first + BLOCK] = values[:, :, : block.shape[2]]
+        return result
 
     def sample(self, points_per_delay: int) -> np.ndarray:
         """Returns the values on the stored grid, (rows, KM, C)."""
         values = self.at(np.arange(1, points_per_delay + 1) / points_per_delay)
         n_intervals, _, n_rows, channels = values.shape
-        return self.form.decode(values.reshape(n_intervals * points_per_delay, n_rows, channels).swapaxes(0, 1))
+        values = values.reshape(n_intervals * points_per_delay, n_rows, channels).swapaxes(0, 1)
+        return self.form.decode(np.ascontiguousarray(values))
 
     def only(self, is_kept: np.ndarray) -> "Piece":
         """Returns the trajectories where `is_kept` (rows,)."""
@@ -207,7 +214,7 @@ class Problems:
         self, form: Form, mesh: Mesh, rows: np.ndarray, guess: np.ndarray | None
     ) -> tuple[np.ndarray, np.ndarray]:
         """Returns the intervals of some trajectories, (K, E · n, rows, C), and their largest relative tails (rows,)."""
-        fill = np.arange(BLOCK) % len(rows)
+        fill = np.resize(np.arange(len(rows)), BLOCK)
         padded = rows[fill]
         delay = self.tau[padded, None]
         params = {name: self.params[padded, i, None] for i, name in enumerate(self.family.parameter_names)}
@@ -267,7 +274,7 @@ def solve_batch(
 
 def _relative_difference(x: np.ndarray, reference: np.ndarray) -> np.ndarray:
     """Returns ‖x − reference‖/‖reference‖ of each trajectory, (N,); 0 where both vanish, inf where not finite."""
-    axes = tuple(range(1, x.ndim))
-    norm = np.sqrt(np.sum(reference**2, axis=axes))
-    difference = np.sqrt(np.sum((x - reference) ** 2, axis=axes)) / np.where(norm > 0, norm, 1)
+    x, reference = (values.reshape(len(values), np.prod(values.shape[1:])) for values in (x, reference))
+    norm = np.linalg.norm(reference, axis=1)
+    difference = np.linalg.norm(x - reference, axis=1) / np.where(norm > 0, norm, 1)
     return np.where(np.isfinite(difference), difference, np.inf)

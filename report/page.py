@@ -238,7 +238,8 @@ code{font-size:.9em;background:#f4f4f4;padding:.1em .3em;border-radius:3px;user-
 .family{display:inline-block;min-width:10.5rem;font-weight:600}
 .answer code{white-space:normal;overflow-wrap:anywhere}
 .wide img{min-width:min(100%,640px)}@media(max-width:640px){.wide img{max-width:none;width:640px}}
-.columns{columns:2 22rem;overflow-wrap:anywhere;padding-left:1.2rem;font-size:.84rem}input{font:inherit;padding:.1rem .4rem}
+.columns{columns:2 22rem;overflow-wrap:anywhere;padding-left:1.2rem;font-size:.84rem}
+input{font:inherit;padding:.1rem .4rem}
 details{margin:1rem 0}
 @media print{body{max-width:none;padding:0;font-size:10pt}section{break-inside:avoid}
 #filter{display:none}.wide{overflow:visible}

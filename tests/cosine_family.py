@@ -1,10 +1,11 @@
-"""A family with a closed form: x'(t) = -w x(t-τ) with w τ = π/2 has the solutions a cos(π s/2 + f), s = t/τ."""
+"""A family with a closed form, x'(t) = -w x(t-τ) with w τ = π/2: a cos(π s/2 + f), s = t/τ; and operators for it."""
 
 import math
+from dataclasses import dataclass
 
 import numpy as np
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 import dno
 from data.batches import FamilyData, collate
@@ -72,13 +73,62 @@ def make_family(*, optional: bool = True) -> FamilyData:
 
 
 class ScaledSolution(dno.Operator):
-    """The exact solution times a factor: x(s) = x(0) cos(π s/2) - x(-1) sin(π s/2)."""
+    """The exact solution x(s) = x(0) cos(π s/2) - x(-1) sin(π s/2), times a factor, plus an offset."""
 
-    def __init__(self, factor: float) -> None:
+    def __init__(self, factor: float, offset: float = 0.0) -> None:
         super().__init__(dno.OperatorSpec(1, POINTS, ("w",)), False, False)
-        self.factor = factor
+        self.factor, self.offset = factor, offset
 
     def forward(self, history: Tensor, tau: Tensor, params: Tensor, n_steps: int) -> Tensor:
         angle = math.pi / 2 * torch.arange(1, n_steps + 1, dtype=torch.float64)[:, None] / POINTS
         exact = history[:, -1:].double() * angle.cos() - history[:, :1].double() * angle.sin()
-        return (self.factor * exact).to(history.dtype)
+        return (self.factor * exact + self.offset).to(history.dtype)
+
+
+@dataclass(frozen=True)
+class LinearHyperparameters:
+    trouble: str = "none"  # what goes wrong in training
+    from_progress: float = 0.0  # and when
+    fourier_modes_t: int = 1  # these four every operator has
+    fourier_modes_x: int = 1
+    log_state: bool = False
+    homogeneous: bool = False
+
+
+class LinearWindows(dno.Operator):
+    """Maps one interval to the next by a matrix, with troubles that can be switched on."""
+
+    Hyperparameters = LinearHyperparameters
+
+    def __init__(self, spec: dno.OperatorSpec, hyperparameters: LinearHyperparameters) -> None:
+        super().__init__(spec, False, False)
+        self.given = hyperparameters
+        self.step = nn.Linear(spec.points_per_delay + 1, spec.points_per_delay)
+
+    def forward(self, history: Tensor, tau: Tensor, params: Tensor, n_steps: int) -> Tensor:
+        row, pieces = history[..., 0], []
+        for _ in range(-(-n_steps // self.spec.points_per_delay)):
+            pieces.append(self.step(row))
+            row = torch.cat([row[:, -1:], pieces[-1]], 1)
+        if self.given.trouble == "infinite rollout":
+            pieces[0] = pieces[0] / 0.0
+        return torch.cat(pieces, 1)[:, :n_steps, None]
+
+    def training_loss(
+        self, rows: Tensor, present: Tensor, tau: Tensor, params: Tensor, progress: float, generator: torch.Generator
+    ) -> Tensor:
+        loss = (self.step(rows[:, 0, :, 0]) - rows[:, 1, 1:, 0]).square().mean()
+        if progress < self.given.from_progress:
+            return loss
+        match self.given.trouble:
+            case "ascent":
+                return -loss
+            case "not a number":
+                return loss * torch.nan
+            case "infinite gradient":
+                return loss + (self.step.weight[0, 0] * 0.0).sqrt()
+            case "memory":
+                return torch.empty(2**58).sum()
+            case "bug":
+                raise RuntimeError("shapes do not match")
+        return loss

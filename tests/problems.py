@@ -105,28 +105,14 @@ def closed_forms() -> list[Problem]:
     b = (c * w * np.cos(w) - w) / np.sin(w)
     a = -b * np.cos(w) - c * w * np.sin(w)
     add("periodic", linear, lambda t: np.cos(1.7 * t), 1.0, {"a": a, "b": b, "c": c}, t, np.cos(w * t))
-    add(
-        "linear centre",
-        linear,
-        lambda t: np.cos(np.pi * t / 2),
-        1.0,
-        {"a": 0.0, "b": -np.pi / 2, "c": 0.0},
-        t,
-        np.cos(np.pi * t / 2),
-    )
+    quarter = {"a": 0.0, "b": -np.pi / 2, "c": 0.0}
+    add("linear centre", linear, lambda t: np.cos(np.pi * t / 2), 1.0, quarter, t, np.cos(np.pi * t / 2))
     r, start, s = 1.8, 0.4, np.arange(1, 41) / 20
     k, u = r * (1 - start), s - 1
     first = start * np.exp(k * s)
     second = start * np.exp(k + r * u - start * np.expm1(k * u) / (1 - start))
-    add(
-        "Hutchinson",
-        FAMILIES["delayed_logistic"],
-        lambda t: np.full(t.shape, 0.4),
-        1.0,
-        {"r": r, "K": 1.0},
-        s,
-        np.where(s <= 1, first, second),
-    )
+    logistic, values = FAMILIES["delayed_logistic"], np.where(s <= 1, first, second)
+    add("Hutchinson", logistic, lambda t: np.full(t.shape, 0.4), 1.0, {"r": r, "K": 1.0}, s, values)
     mackey, params = FAMILIES["mackey"], {"beta": 0.2, "gamma": 0.1, "n": 10.0}
     inflow = 0.2 * 1.2 / (1 + 1.2**10) / 0.1
     early = inflow + (1.2 - inflow) * np.exp(-0.1 * 1.7 * t)

@@ -1,5 +1,6 @@
 """What several figures share: configurations, rebuilt studies, importances; each worked out once, when asked for."""
 
+from collections import Counter
 from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import cached_property
@@ -13,7 +14,7 @@ from report.importance import importance
 from report.loading import PARAMETER, predictions
 from report.metrics import Metric
 from report.studies import rebuild
-from report.style import model_order
+from report.style import model_order, words
 from report.trajectories import Trajectories, trajectory_table
 
 
@@ -50,6 +51,15 @@ class Analysis:
         rows = self.counts[["family", "model", "study"]].itertuples(index=False)
         ordered = sorted(rows, key=lambda row: (row.family, order.index(row.model), row.study))
         return {row.study: row.model for row in ordered}
+
+    @cached_property
+    def titles(self) -> dict[str, str]:
+        """Every study in words: its operator and family where no other study has both, else its name."""
+        pairs = Counter(self.origins.values())
+        return {
+            study: words(f"{model} on {family}" if pairs[model, family] == 1 else study)
+            for study, (model, family) in self.origins.items()
+        }
 
     @cached_property
     def origins(self) -> dict[str, tuple[str, str]]:
@@ -106,7 +116,7 @@ class Analysis:
     def _heatmaps(self, study: str) -> dict[tuple[str, str], tuple[pd.DataFrame, pd.DataFrame]]:
         runs = self._of(study)
         rows = runs[(runs["status"] == "complete") & (runs["role"] == "trial")]
-        if self.metric.column not in rows or rows[self.metric.column].notna().sum() < FEWEST_TRIALS:
+        if self.metric.ranking not in rows or rows[self.metric.ranking].notna().sum() < FEWEST_TRIALS:
             return {}
         parameters = [f"{PARAMETER}{name}" for name in self.importances[study]["parameter"]]
         return {(x, y): heatmap_table(runs, self.metric, x, y) for x, y in pairs(parameters)}

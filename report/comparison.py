@@ -10,19 +10,19 @@ from report import style
 from report.metrics import Metric, label
 from report.tables import best_by_family, best_by_operator
 
-PANELS = ("rollout_error", "stability_score", "train_seconds")
-FRONTS = ("-", "--", ":", "-.")
+PANELS = ("rollout_error", "stability_score", "train_seconds", "n_parameters")
 FEWEST_TRIALS = 5  # that make a box
 SLIMMEST = 0.12  # of the axis
-MOST_FRONTS = 8  # named in the legend
-BACKED = {"frameon": True, "facecolor": "white", "edgecolor": "none", "framealpha": 0.85}
+MOST_FRONTS = 8  # families with a panel of their own
+FRONTS_IN_A_ROW = 4
 BOX_WIDTH = 0.8  # of the place that a family takes
+NARROW_LABEL = 24  # letters of an axis label beside a small panel
 
 
 def comparison_table(runs: pd.DataFrame, metric: Metric) -> pd.DataFrame:
     """The complete trials in long form: run, family, model, measure, value; finite values only."""
     trials = runs[(runs["status"] == "complete") & (runs["role"] == "trial")]
-    measures = list(dict.fromkeys([metric.column, *PANELS, "n_parameters"]))
+    measures = list(dict.fromkeys([metric.column, *PANELS]))
     long = trials.reindex(columns=["run", "family", "model", *measures]).melt(
         id_vars=["run", "family", "model"], var_name="measure", value_name="value"
     )
@@ -30,38 +30,64 @@ def comparison_table(runs: pd.DataFrame, metric: Metric) -> pd.DataFrame:
 
 
 def draw_comparison(table: pd.DataFrame, best: pd.DataFrame, metric: Metric) -> Figure:
-    """Boxes with every trial as a point; a star marks the best of each operator and family (`best_by_operator`)."""
-    figure = style.new_figure(style.WIDE, 6.6)
-    panels = figure.subplot_mosaic([["main", "main"], ["a", "b"], ["c", "pareto"]], height_ratios=[1.25, 1, 1])
-    families = sorted(table["family"].unique())
-    models = style.model_order(table["model"])
-    for name, measure in zip(("main", "a", "b", "c"), (metric.column, *PANELS), strict=True):
-        _boxes(panels[name], table[table["measure"] == measure], families, models, measure)
+    """Boxes with every trial as a point; a star marks the best of each operator and family (`best_by_operator`).
+
+    Below them, for every family, error against parameters with the front that no trial beats in both.
+    """
+    families, models = sorted(table["family"].unique()), style.model_order(table["model"])
+    layout, heights = _layout(min(len(families), MOST_FRONTS))
+    figure = style.new_figure(style.WIDE, 1.55 * sum(heights) + 0.35)
+    panels = figure.subplot_mosaic(layout, height_ratios=heights)
+    for name, measure in zip(("main", "a", "b", "c", "d"), (metric.column, *PANELS), strict=True):
+        is_wide = name == "main"
+        _boxes(panels[name], table[table["measure"] == measure], families, models, measure, is_wide=is_wide)
         _stars(panels[name], best, families, models, "value" if measure == metric.column else measure)
-    _cost_accuracy(panels["pareto"], table, metric, models)
+    _fronts([panels[f"front{n}"] for n in range(min(len(families), MOST_FRONTS))], table, metric, families, models)
     handles = [
         Line2D([], [], marker=style.marker(m, models), color=style.colour(m, models), ls="", ms=4, label=style.words(m))
         for m in models
     ]
-    handles.append(
-        Line2D([], [], marker="*", mfc="white", mec="black", ls="", ms=8, label="best, chosen by validation")
-    )
-    figure.legend(handles=handles, loc="outside upper center", ncols=min(len(handles), 4))
+    kinds = best["confirmed"].unique() if "confirmed" in best else ()
+    handles += [_star_handle(is_confirmed) for is_confirmed in (True, False) if is_confirmed in kinds]
+    handles.append(Line2D([], [], color="black", lw=0.7, drawstyle="steps-post", label="Pareto front"))
+    figure.legend(handles=handles, loc="outside upper center", ncols=min(len(handles), 5), columnspacing=1.4)
     return figure
 
 
 def reading(table: pd.DataFrame, metric: Metric) -> str:
     """The figure in one sentence, from the table of `configurations`."""
-    winners = best_by_family(table, metric)
+    winners, operators = best_by_family(table, metric), best_by_operator(table)
     if winners.empty:
         return "No trial is complete yet, so there is nothing to compare."
-    parts = [f"{row.model} on {row.family} ({row.value:.2g})" for row in winners.itertuples()]
-    return f"Lowest validation error per family, with {metric.label}: {'; '.join(parts)}."
+    parts = []
+    for row in winners.itertuples():
+        others = operators[(operators["family"] == row.family) & (operators["model"] != row.model)]
+        ordered = others.sort_values("ranking", ascending=not metric.higher_is_better)
+        against = f" before {ordered.iloc[0]['model']} ({ordered.iloc[0]['value']:.2g})" if len(ordered) else ""
+        parts.append(f"{row.model} ({row.value:.2g}){against} on {row.family}")
+    return f"Ahead by {label(metric.ranking)}, shown with {metric.label}: {'; '.join(parts)}."
 
 
 def best_rows(table: pd.DataFrame) -> pd.DataFrame:
     """The stars of the figure."""
     return best_by_operator(table)
+
+
+def _layout(n_fronts: int) -> tuple[list[list[str]], list[float]]:
+    """The panels on twelve columns, and the heights of their rows."""
+    rows = [["main"] * 12, ["a"] * 6 + ["b"] * 6, ["c"] * 6 + ["d"] * 6]
+    for first in range(0, n_fronts, FRONTS_IN_A_ROW):
+        names = [f"front{n}" for n in range(first, min(first + FRONTS_IN_A_ROW, n_fronts))]
+        each = 12 // (len(names) if first == 0 else FRONTS_IN_A_ROW)
+        row = [name for name in names for _ in range(each)]
+        rows.append(row + ["."] * (12 - len(row)))
+    return rows, [1.35, 1, 1] + [1.05] * (len(rows) - 3)
+
+
+def _star_handle(is_confirmed: bool) -> Line2D:
+    text = "best by validation, confirmed" if is_confirmed else "best by validation"
+    face = "black" if is_confirmed else "white"
+    return Line2D([], [], marker="*", mfc=face, mec="black", ls="", ms=8, mew=0.7, label=text)
 
 
 def _place(families: list[str], models: list[str], family: str, model: str) -> float:
@@ -74,8 +100,10 @@ def _step(families: list[str], models: list[str]) -> float:
     return min(BOX_WIDTH / len(models), SLIMMEST * len(families))
 
 
-def _boxes(axes: Axes, table: pd.DataFrame, families: list[str], models: list[str], measure: str) -> None:
-    axes.set_ylabel(label(measure))
+def _boxes(
+    axes: Axes, table: pd.DataFrame, families: list[str], models: list[str], measure: str, *, is_wide: bool
+) -> None:
+    axes.set_ylabel(style.wrapped(label(measure), NARROW_LABEL + 10 * is_wide))
     if table.empty:
         style.say(axes, f"no complete trial has {measure}")
         return
@@ -91,27 +119,20 @@ def _boxes(axes: Axes, table: pd.DataFrame, families: list[str], models: list[st
                 whiskerprops={"color": colour, "linewidth": 0.7}, capprops={"color": colour, "linewidth": 0.7},
             )  # fmt: skip
         jitter = (np.random.default_rng(len(values)).random(len(values)) - 0.5) * width * 0.7
-        axes.plot(
-            place + jitter,
-            values,
-            style.marker(model, models),
-            color=colour,
-            ms=2.2 if len(values) > 10 else 3,
-            alpha=0.75,
-            mew=0,
-        )
+        size = 2.2 if len(values) > 10 else 3
+        axes.plot(place + jitter, values, style.marker(model, models), color=colour, ms=size, alpha=0.75, mew=0)
         axes.annotate(
             f"{len(values)}", (place, 0), (0, 2), xycoords=("data", "axes fraction"), textcoords="offset points",
             ha="center", fontsize=5.5, color=style.GREY,
         )  # fmt: skip
-    _finish(axes, table["value"], families)
+    _finish(axes, table["value"], families, letters=(72 if is_wide else 40) // max(len(families), 1))
 
 
-def _finish(axes: Axes, values: pd.Series, families: list[str]) -> None:
+def _finish(axes: Axes, values: pd.Series, families: list[str], letters: int) -> None:
     style.log_axis(axes.yaxis, values.astype(float))
     low, high = axes.get_ylim()
     axes.set_ylim(low / (high / low) ** 0.06, high)  # room for the counts
-    axes.set_xticks(range(len(families)), [style.words(family) for family in families])
+    axes.set_xticks(range(len(families)), [style.wrapped(style.words(family), letters) for family in families])
     axes.set_xlim(-0.55, len(families) - 0.45)
     for edge in range(1, len(families)):
         axes.axvline(edge - 0.5, color="#e3e3e3", lw=0.6)
@@ -120,46 +141,48 @@ def _finish(axes: Axes, values: pd.Series, families: list[str]) -> None:
 
 
 def _stars(axes: Axes, best: pd.DataFrame, families: list[str], models: list[str], column: str) -> None:
+    """The best of each operator; where several trainings confirmed it, the mean of the shown metric with its spread."""
     if best.empty or column not in best or not axes.axison:
         return
     for row in best.to_dict("records"):
         if row["family"] in families and row["model"] in models and row[column] > 0:
             place = _place(families, models, row["family"], row["model"])
-            axes.plot(place, row[column], "*", mfc="white", mec="black", ms=8, mew=0.7, zorder=5)
+            face = "black" if row["confirmed"] else "white"
+            axes.plot(place, row[column], "*", mfc=face, mec="black" if face == "white" else "white", ms=8, mew=0.6,
+                      zorder=5)  # fmt: skip
+            if column == "value" and 0 < row["spread"] < row["value"]:
+                axes.errorbar(place, row["value"], row["spread"], color="black", lw=0.8, capsize=1.5, zorder=4)
 
 
-def _cost_accuracy(axes: Axes, table: pd.DataFrame, metric: Metric, models: list[str]) -> None:
-    """Error against parameters; a line joins the trials that no other beats in both (per figure, all families)."""
+def _fronts(panels: list[Axes], table: pd.DataFrame, metric: Metric, families: list[str], models: list[str]) -> None:
+    """Error against parameters, a panel per family on common scales; a line joins the trials that no other beats."""
     points = table.pivot_table(index=["run", "family", "model"], columns="measure", values="value").reset_index()
-    if not {metric.column, "n_parameters"} <= set(points.columns) or points.dropna(
-        subset=[metric.column, "n_parameters"]).empty:  # fmt: skip
-        style.say(axes, "no complete trial has error and parameters")
-        return
-    points = points.dropna(subset=[metric.column, "n_parameters"])
-    for model in models:
-        mine = points[points["model"] == model]
-        axes.plot(
-            mine["n_parameters"], mine[metric.column], style.marker(model, models), ms=2.6, alpha=0.75, mew=0,
-            color=style.colour(model, models),
-        )  # fmt: skip
-    for n, (family, group) in enumerate(points.groupby("family", sort=True)):
-        front = pareto(group["n_parameters"], group[metric.column], metric.higher_is_better)
-        edge = group.loc[front].sort_values("n_parameters")
-        axes.plot(
-            edge["n_parameters"],
-            edge[metric.column],
-            FRONTS[n % len(FRONTS)],
-            color="black",
-            lw=0.7,
-            zorder=0,
-            label=style.words(family),
-        )
-    style.log_axis(axes.xaxis, points["n_parameters"])
-    style.log_axis(axes.yaxis, points[metric.column])
-    axes.set(xlabel="parameters", ylabel=label(metric.column))
-    if 1 < points["family"].nunique() <= MOST_FRONTS:
-        axes.legend(title="Pareto fronts", title_fontsize=6, fontsize=6, labelspacing=0.2, loc="upper right", **BACKED)
-    axes.grid()
+    points = points.reindex(columns=["run", "family", "model", "n_parameters", metric.column]).dropna()
+    for n, (axes, family) in enumerate(zip(panels, families, strict=False)):
+        axes.set_title(style.words(family))
+        mine = points[points["family"] == family]
+        if mine.empty:
+            style.say(axes, "no complete trial has\nerror and parameters")
+            continue
+        front = mine.loc[pareto(mine["n_parameters"], mine[metric.column], metric.higher_is_better)]
+        front = front.sort_values("n_parameters")
+        axes.step(front["n_parameters"], front[metric.column], where="post", color="black", lw=0.7, zorder=0)
+        for model in models:
+            of_model = mine[mine["model"] == model]
+            is_front = of_model["run"].isin(front["run"])
+            for rows, size, alpha in ((of_model[~is_front], 2.4, 0.4), (of_model[is_front], 4, 1)):
+                axes.plot(
+                    rows["n_parameters"], rows[metric.column], style.marker(model, models), ms=size, alpha=alpha, mew=0,
+                    color=style.colour(model, models),
+                )  # fmt: skip
+        style.log_axis(axes.xaxis, points["n_parameters"])
+        style.log_axis(axes.yaxis, points[metric.column])
+        axes.set(xlabel="parameters")
+        axes.grid()
+        if n % FRONTS_IN_A_ROW == 0:
+            axes.set_ylabel(style.wrapped(label(metric.column), NARROW_LABEL))
+        else:
+            axes.tick_params(labelleft=False)
 
 
 def pareto(cost: pd.Series, value: pd.Series, higher_is_better: bool = False) -> pd.Index:

@@ -1,5 +1,7 @@
 """convergence_analysis: loss and validation error by epoch and by seconds, bands over the trials of each study."""
 
+import math
+
 import numpy as np
 import pandas as pd
 from matplotlib.axes import Axes
@@ -12,8 +14,8 @@ from report.tables import best_by_operator
 
 GRID = 120  # points of a band
 VIEWS = (
-    ("epoch", "val_rel_error", "epoch", "validation error, best so far"),
-    ("elapsed_seconds", "val_rel_error", "training seconds", "validation error, best so far"),
+    ("epoch", "val_rel_error", "epoch", "lowest validation error"),
+    ("elapsed_seconds", "val_rel_error", "training seconds", "lowest validation error"),
     ("epoch", "train_loss", "epoch", "training loss"),
     ("epoch", "learning_rate", "epoch", "learning rate"),
 )
@@ -49,6 +51,13 @@ def band(lines: list[np.ndarray]) -> pd.DataFrame:
     return pd.DataFrame({"x": grid, "low": low, "median": median, "high": high})
 
 
+def stopped_early(runs: pd.DataFrame) -> set[str]:
+    """The complete runs that ended before their last epoch."""
+    if "epochs" not in runs:
+        return set()
+    return set(runs.loc[(runs["status"] == "complete") & (runs["epochs"] < runs["max_epochs"]), "run"])
+
+
 def draw_convergence(runs: pd.DataFrame, epochs: pd.DataFrame, best: pd.DataFrame) -> Figure:
     """A row per family, a colour per operator; the best trial bold, pruned ones faint with × at their end."""
     families = sorted(runs["family"].unique())
@@ -72,20 +81,29 @@ def draw_convergence(runs: pd.DataFrame, epochs: pd.DataFrame, best: pd.DataFram
             axes.set_xlabel(x_label if family == families[-1] else "")
     for axes, family in zip(panels[:, 0], families, strict=True):
         axes.set_ylabel(style.words(family), fontweight="bold")
-    handles = [Line2D([], [], color=style.colour(m, models), lw=1.8, label=style.words(m)) for m in models]
+    handles = [
+        Line2D(
+            [], [], color=style.colour(m, models), lw=1.5, ls=style.dashes(m, models), marker=style.marker(m, models),
+            ms=3.5, label=f"{style.words(m)}, best trial",
+        )
+        for m in models
+    ]  # fmt: skip
     handles += [
-        Patch(facecolor=style.GREY, alpha=0.3, label="half of the trials"),
         Line2D([], [], color=style.GREY, marker="x", ls="-", lw=0.5, ms=4, label="pruned"),
-        Line2D([], [], color=style.GREY, marker="o", ls="-", lw=1.6, ms=3.5, label="best trial, its best epoch"),
+        Patch(facecolor=style.GREY, alpha=0.3, label="middle half of the trials"),
+        Line2D([], [], color=style.GREY, lw=0.7, label="median trial"),
+        Line2D([], [], color=style.GREY, marker="o", ls="", ms=4, label="best trial, its best epoch"),
+        Line2D([], [], color=style.GREY, marker="|", ls="", ms=7, mew=1.4, label="it stopped early"),
     ]
-    figure.legend(handles=handles, loc="outside upper center", ncols=3)
+    figure.legend(handles=handles, loc="outside upper center", ncols=math.ceil(len(handles) / 2))
     return figure
 
 
 def reading(runs: pd.DataFrame, table: pd.DataFrame) -> str:
     """The figure in one sentence, from the runs and the table of `configurations`."""
     complete, pruned = (runs["status"] == "complete").sum(), (runs["status"] == "pruned").sum()
-    sentence = f"{complete} runs trained to their end and {pruned} were pruned."
+    early = len(stopped_early(runs))
+    sentence = f"{complete} runs are complete, {early} of them stopped early, and {pruned} were pruned."
     best = best_by_operator(table)
     if len(best) and "best_epoch" in best and best["best_epoch"].notna().any():
         sentence += f" The best trials had their best epoch at {best['best_epoch'].median():.0f} (median)."
@@ -107,6 +125,7 @@ def _view(
         style.say(axes, "no epochs\nrecorded")
         return
     drawn: list[np.ndarray] = []
+    stopped = stopped_early(runs)
     for model in style.model_order(runs["model"]):
         colour = style.colour(model, models)
         of_model = runs[(runs["model"] == model) & runs["run"].isin(mine)]
@@ -116,10 +135,12 @@ def _view(
             drawn += _draw_pruned(axes, pruned, colour) + _draw_band(axes, complete, colour)
         for run in of_model.loc[of_model["run"].isin(best), "run"]:
             drawn.append(mine[run])
-            axes.plot(*mine[run].T, color=colour, lw=1.5, zorder=4)
+            axes.plot(*mine[run].T, color=colour, lw=1.5, ls=style.dashes(model, models), zorder=4)
             if y_is_error:
                 lowest = mine[run][np.argmin(mine[run][:, 1])]
-                axes.plot(*lowest, "o", color=colour, ms=3.5, mec="white", mew=0.5, zorder=5)
+                axes.plot(*lowest, style.marker(model, models), color=colour, ms=4, mec="white", mew=0.5, zorder=6)
+            if run in stopped:
+                axes.plot(*mine[run][-1], "|", color=colour, ms=7, mew=1.4, zorder=5)
     if not drawn:
         style.say(axes, "no complete or\npruned trial")
         return
@@ -140,5 +161,6 @@ def _draw_band(axes: Axes, lines: list[np.ndarray], colour: str) -> list[np.ndar
     if len(lines) < FEWEST_LINES:
         return []
     table = band(lines)
-    axes.fill_between(table["x"], table["low"], table["high"], color=colour, alpha=0.18, lw=0, zorder=2)
+    axes.fill_between(table["x"], table["low"], table["high"], color=colour, alpha=0.16, lw=0, zorder=2)
+    axes.plot(table["x"], table["median"], color=colour, lw=0.6, alpha=0.9, zorder=3)
     return [table[["x", "low"]].to_numpy(), table[["x", "high"]].to_numpy()]

@@ -23,7 +23,9 @@ def model_comparison(analysis: Analysis) -> Figure:
 
 
 def parameter_importance(analysis: Analysis) -> Figure:
-    return importance.draw_importance(analysis.importances, analysis.finished, analysis.models)
+    return importance.draw_importance(
+        analysis.importances, analysis.finished, analysis.models, analysis.titles, analysis.metric
+    )
 
 
 def convergence_analysis(analysis: Analysis) -> Figure:
@@ -38,7 +40,7 @@ def heatmap_figures(analysis: Analysis) -> dict[str, Figure]:
     """The figure of every study, by its slug."""
     names = slugs(analysis.models)
     return {
-        names[study]: heatmaps.draw_heatmap(panels, study, analysis.metric, analysis.finished[study])
+        names[study]: heatmaps.draw_heatmap(panels, analysis.titles[study], analysis.metric, analysis.finished[study])
         for study, panels in analysis.heatmaps.items()
     }
 

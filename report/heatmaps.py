@@ -11,6 +11,7 @@ from matplotlib.axes import Axes
 from matplotlib.cm import ScalarMappable
 from matplotlib.colors import LogNorm, Normalize
 from matplotlib.figure import Figure
+from matplotlib.patches import Rectangle
 
 from report import style
 from report.loading import PARAMETER
@@ -21,6 +22,7 @@ MOST_PARAMETERS = 4
 MOST_BINS = 5
 FEWEST_TRIALS = 5
 LONGEST_LABEL = 4  # letters that stay level below a cell
+FRAME = "#D55E00"
 COLOURS = "cividis"  # made for colour blindness, and rising in grey
 
 
@@ -33,7 +35,8 @@ def bins(values: pd.Series) -> tuple[pd.Series, list[str]]:
     present = values.dropna()
     if not is_numeric(present):
         names = sorted({str(value) for value in present})
-        return values.map(lambda value: names.index(str(value)) if str(value) in names else -1), names
+        index = values.map(lambda value: names.index(str(value)) if str(value) in names else -1)
+        return index, names
     numbers = pd.to_numeric(values, errors="coerce").astype(float)
     distinct = sorted(numbers.dropna().unique())
     are_choices = len(numbers.dropna()) >= 2 * len(distinct) or all(value.is_integer() for value in distinct)
@@ -52,11 +55,11 @@ def bins(values: pd.Series) -> tuple[pd.Series, list[str]]:
 def heatmap_table(runs: pd.DataFrame, metric: Metric, x: str, y: str) -> tuple[pd.DataFrame, pd.DataFrame]:
     """Medians and counts of complete trials over the bins of two `param_…` columns: (y bins, x bins), labels as axes.
 
-    Medians are of `metric.column`, nan in empty cells.
+    Medians are of `metric.ranking`, the validation error, because landscapes serve to choose; nan in empty cells.
     """
-    rows = runs[(runs["status"] == "complete") & (runs["role"] == "trial")].dropna(subset=metric.column)
+    rows = runs[(runs["status"] == "complete") & (runs["role"] == "trial")].dropna(subset=metric.ranking)
     (x_bin, x_labels), (y_bin, y_labels) = bins(rows[x]), bins(rows[y])
-    cells = pd.DataFrame({"x": x_bin, "y": y_bin, "value": rows[metric.column].astype(float)})
+    cells = pd.DataFrame({"x": x_bin, "y": y_bin, "value": rows[metric.ranking].astype(float)})
     cells = cells[(cells["x"] >= 0) & (cells["y"] >= 0)]
     shape = {"index": range(len(y_labels)), "columns": range(len(x_labels))}
     grouped = cells.groupby(["y", "x"])["value"]
@@ -68,10 +71,10 @@ def heatmap_table(runs: pd.DataFrame, metric: Metric, x: str, y: str) -> tuple[p
 
 
 def draw_heatmap(
-    tables: Mapping[tuple[str, str], tuple[pd.DataFrame, pd.DataFrame]], study: str, metric: Metric, n: int
+    tables: Mapping[tuple[str, str], tuple[pd.DataFrame, pd.DataFrame]], title: str, metric: Metric, n: int
 ) -> Figure:
     """The pairs' (medians, counts) as panels of one figure with one colour scale; empty cells are grey."""
-    title = f"{style.words(study)} (n={n})"
+    title = f"{title} (n={n})"
     if not tables:
         figure = style.new_figure(style.NARROW, 1.4)
         axes = figure.subplots()
@@ -86,11 +89,12 @@ def draw_heatmap(
     norm = _norm(np.concatenate([medians.to_numpy().ravel() for medians, _ in tables.values()]))
     for axes, ((x, y), (medians, numbers)) in zip(panels.flat, tables.items(), strict=False):
         _panel(axes, medians, numbers, norm)
+        _frame_best(axes, medians, metric)
         axes.set(xlabel=style.words(x.removeprefix(PARAMETER)), ylabel=style.words(y.removeprefix(PARAMETER)))
     for axes in panels.flat[len(tables) :]:
         axes.set_axis_off()
     bar = figure.colorbar(ScalarMappable(norm, COLOURS), ax=panels, shrink=0.8, aspect=30, pad=0.01)
-    bar.set_label(f"median {label(metric.column)}")
+    bar.set_label(f"median {label(metric.ranking)}")
     if isinstance(norm, LogNorm):
         style.log_ticks(bar.ax.yaxis, norm.vmin, norm.vmax)
     bar.outline.set_visible(False)
@@ -124,6 +128,17 @@ def _norm(values: np.ndarray) -> Normalize:
     return LogNorm(low, high if high > low * 1.01 else low * 1.1)
 
 
+def _frame_best(axes: Axes, medians: pd.DataFrame, metric: Metric) -> None:
+    """A frame round the cell with the best median."""
+    values = medians.to_numpy(dtype=float)
+    if np.isfinite(values).any():
+        flat = np.nanargmax(values) if metric.higher_is_better else np.nanargmin(values)
+        row, column = np.unravel_index(flat, values.shape)
+        axes.add_patch(
+            Rectangle((column, row), 1, 1, fill=False, edgecolor=FRAME, linewidth=1.6, clip_on=False, zorder=4)
+        )
+
+
 def _panel(axes: Axes, medians: pd.DataFrame, numbers: pd.DataFrame, norm: Normalize) -> None:
     image = medians.to_numpy(dtype=float)
     axes.set_facecolor(style.EMPTY)
@@ -137,7 +152,8 @@ def _panel(axes: Axes, medians: pd.DataFrame, numbers: pd.DataFrame, norm: Norma
             )  # fmt: skip
     slanted = {"rotation": 35, "ha": "right", "rotation_mode": "anchor"}
     is_long = max(map(len, medians.columns)) > LONGEST_LABEL
-    axes.set_xticks(np.arange(image.shape[1]) + 0.5, medians.columns, **(slanted if is_long else {}))
-    axes.set_yticks(np.arange(image.shape[0]) + 0.5, medians.index)
+    x_labels, y_labels = ([style.words(name, 16) for name in names] for names in (medians.columns, medians.index))
+    axes.set_xticks(np.arange(image.shape[1]) + 0.5, x_labels, **(slanted if is_long else {}))
+    axes.set_yticks(np.arange(image.shape[0]) + 0.5, y_labels)
     axes.tick_params(length=0, labelsize=6)
     axes.spines[:].set_visible(False)

@@ -55,21 +55,33 @@ def importance(runs: pd.DataFrame, study: optuna.Study, metric: Metric) -> pd.Da
 
 
 def draw_importance(
-    tables: Mapping[str, pd.DataFrame], finished: Mapping[str, int], models: Mapping[str, str]
+    tables: Mapping[str, pd.DataFrame],
+    finished: Mapping[str, int],
+    models: Mapping[str, str],
+    titles: Mapping[str, str],
+    metric: Metric,
 ) -> Figure:
-    """A panel per study: signed rank correlation as bars, the two forests' shares as markers."""
-    columns = min(3, max(1, len(tables)))
+    """A panel per study: signed rank correlation as bars, the two forests' shares as markers.
+
+    Families are rows and operators columns where every pair has been searched once.
+    """
+    n_models = len(set(models.values()))
+    is_grid = n_models <= 3 and len(tables) % n_models == 0
+    columns = n_models if is_grid and len(tables) > n_models else min(3, max(1, len(tables)))
     rows = math.ceil(len(tables) / columns)
     tallest = max((min(len(table), MOST_SHOWN) for table in tables.values()), default=0)
     width = style.WIDE if columns > 1 else style.NARROW + 1
     figure = style.new_figure(width, max(1.3, 0.8 + 0.15 * tallest) * rows + 0.55)
     panels = figure.subplots(rows, columns, squeeze=False)
     for axes, (study, table) in zip(panels.flat, tables.items(), strict=False):
-        _panel(axes, study, table, finished[study], style.colour(models[study], models.values()))
+        _panel(axes, titles[study], table, finished[study], style.colour(models[study], models.values()))
+    for axes in panels.flat[max(0, len(tables) - columns) : len(tables)]:
+        axes.set_xlabel("correlation, share")
     for axes in panels.flat[len(tables) :]:
         axes.set_axis_off()
+    side = "right" if metric.higher_is_better else "left"
     handles = [
-        Patch(facecolor=style.GREY, alpha=0.6, label="rank correlation (left: more is better)"),
+        Patch(facecolor=style.GREY, alpha=0.6, label=f"rank correlation ({side}: a larger value is better)"),
         Line2D([], [], marker="o", color="black", ls="", ms=4, label="MDI share"),
         Line2D([], [], marker="D", mfc="white", mec="black", ls="", ms=4, label="fANOVA share"),
     ]
@@ -87,8 +99,8 @@ def reading(tables: Mapping[str, pd.DataFrame]) -> str:
     return f"Most important by the mean of MDI and fANOVA: {names}."
 
 
-def _panel(axes: Axes, study: str, table: pd.DataFrame, n: int, colour: str) -> None:
-    axes.set_title(textwrap.fill(f"{style.words(study)} (n={n})", TITLE_WIDTH), loc="left", fontsize=7)
+def _panel(axes: Axes, title: str, table: pd.DataFrame, n: int, colour: str) -> None:
+    axes.set_title(textwrap.fill(f"{title} (n={n})", TITLE_WIDTH), loc="left", fontsize=7)
     if table.empty:
         style.say(axes, f"{n} complete trials:\nat least {FEWEST_TRIALS} and a varied\nparameter are needed")
         return

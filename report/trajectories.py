@@ -68,8 +68,9 @@ def draw_trajectories(tables: list[Trajectories]) -> Figure:
         figure = style.new_figure(style.NARROW, 1.2)
         style.say(figure.subplots(), "no complete run with predictions")
         return figure
-    heights = [2.3 if table.is_spatial else 1.95 for table in tables]
-    figure = style.new_figure(style.WIDE, sum(heights))
+    heights = [2.4 if table.is_spatial else 1.9 for table in tables]
+    figure = style.new_figure(style.WIDE, sum(heights) + 0.3)
+    _legend(figure, tables)
     blocks = figure.subfigures(len(tables), 1, height_ratios=heights, squeeze=False)[:, 0]
     for block, table in zip(blocks, tables, strict=True):
         _block(block, table)
@@ -119,14 +120,23 @@ def _block(block: SubFigure, table: Trajectories) -> None:
         panels[0].set_title(f"{name}: error {style.number(case.error)}, τ {case.tau:.3g}", fontsize=7)
         (_images if table.is_spatial else _lines)(panels, case, colour, first=column == 0)
         left = [known or axes for known, axes in zip(left, panels, strict=True)]
-    if not table.is_spatial:
-        handles = [
-            Line2D([], [], color=style.GREY, label="history"),
-            Line2D([], [], color=style.TRUTH, label="truth"),
-            Line2D([], [], color=colour, ls=(0, (3, 1.5)), label="prediction"),
-        ]
-        block.legend(handles=handles, loc="upper right", bbox_to_anchor=(1, 1.02), ncols=3)
     _by_interval(block.add_subplot(grid[:, 3]), table, colour)
+
+
+def _legend(figure: Figure, tables: list[Trajectories]) -> None:
+    """One legend for all blocks; an operator's colour is that of its block."""
+    handles = [
+        Line2D([], [], color=style.GREY, label="history"),
+        Line2D([], [], color=style.TRUTH, label="truth"),
+        Line2D([], [], color=style.PREDICTION, ls=(0, (3, 1.5)), label="prediction"),
+    ]
+    handles = [] if all(table.is_spatial for table in tables) else handles
+    splits = [split for split in SPLITS if any(split in table.by_interval for table in tables)]
+    handles += [
+        Line2D([], [], color=style.PREDICTION, ls=SPLIT_STYLES[split], lw=1.2, label=SPLITS[split]) for split in splits
+    ]
+    if handles:
+        figure.legend(handles=handles, loc="outside upper center", ncols=len(handles), columnspacing=1.2)
 
 
 def _lines(panels: list[Axes], case: Case, colour: str, *, first: bool) -> None:
@@ -170,7 +180,7 @@ def _images(panels: list[Axes], case: Case, colour: str, *, first: bool) -> None
         axes.set_yticks([])
         axes.tick_params(labelbottom=name == "error")
         if first:
-            axes.set_ylabel(name, fontsize=6.5)
+            axes.set_ylabel(f"{name}\nspace", fontsize=6.5)
     panels[-1].set_xlabel("t / τ", labelpad=1)
 
 
@@ -180,12 +190,13 @@ def _by_interval(axes: Axes, table: Trajectories, colour: str) -> None:
         return
     for split, (median, p90) in table.by_interval.items():
         intervals = np.arange(1, len(median) + 1)
-        axes.plot(intervals, median, color=colour, ls=SPLIT_STYLES[split], lw=1.2, label=SPLITS[split])
+        axes.plot(intervals, median, color=colour, ls=SPLIT_STYLES[split], lw=1.2, zorder=3)
         axes.plot(intervals, p90, color=colour, ls=SPLIT_STYLES[split], lw=0.5, alpha=0.7)
     values = np.concatenate([np.concatenate(pair) for pair in table.by_interval.values()])
     style.log_axis(axes.yaxis, values)
     axes.set_title("median (bold), 90 % (thin)", fontsize=7)
-    axes.set(xlabel="delay interval", xlim=(0.5, None))
+    axes.set_xlabel("t / τ", labelpad=1)
+    axes.set_ylabel("error", labelpad=1)
+    axes.set_xlim(0.5, None)
     axes.xaxis.get_major_locator().set_params(integer=True)
     axes.grid()
-    axes.legend(fontsize=5.5, handlelength=2, labelspacing=0.2, loc="lower right")

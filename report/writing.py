@@ -39,8 +39,9 @@ def write_report(visualizations: "Visualizations") -> list[Path]:
     sentences = readings(analysis)
     with style.styled():
         for stem, figure in _figures(visualizations, problems):
-            written += style.save(figure, folder, stem, options.formats)
-            pictures.append(Picture(stem, sentences.get(stem, ""), style.png_bytes(figure)))
+            paths, png = style.save_and_embed(figure, folder, stem, options.formats)
+            written += paths
+            pictures.append(Picture(stem, sentences.get(stem, ""), png))
             pyplot.close(figure)
             logger.debug("drew %s", stem)
     later = [*analysis.trajectories[1], *undrawn(analysis.studies)]

@@ -114,10 +114,10 @@ def test_curves_keep_the_best_error_so_far_and_skip_epochs_without_one():
 
 def test_heatmap_cells_are_medians_with_counts_and_nan_where_empty():
     runs = run_rows(
-        {"param_w": 32, "param_s": "one", "test_rel_error": 1.0},
-        {"param_w": 32, "param_s": "one", "test_rel_error": 3.0},
-        {"param_w": 64, "param_s": "two", "test_rel_error": 5.0},
-        {"param_w": 64, "param_s": "two", "test_rel_error": 9.0, "status": "failed"},
+        {"param_w": 32, "param_s": "one", "val_rel_error": 1.0},
+        {"param_w": 32, "param_s": "one", "val_rel_error": 3.0},
+        {"param_w": 64, "param_s": "two", "val_rel_error": 5.0},
+        {"param_w": 64, "param_s": "two", "val_rel_error": 9.0, "status": "failed"},
     )
     medians, numbers = heatmaps.heatmap_table(runs, METRIC, "param_w", "param_s")
     assert (list(medians.columns), list(medians.index)) == (["32", "64"], ["one", "two"])

@@ -28,6 +28,18 @@ LABELS = {
     "inference_ms": "inference (ms)",
     "epochs": "epochs",
 }
+DEFINITIONS = {  # of what a page shows, in a line
+    "test_rel_error": "mean of ‖prediction − truth‖ / ‖truth‖ over test trajectories, whole horizon; lower is better.",
+    "val_rel_error": "the same on the validation split, which alone steers the search and chooses the best.",
+    "test_centred_error": "the same with the truth's mean over time removed from the denominator.",
+    "rollout_error": "the relative error over twice the horizon of training.",
+    "stability_score": "0 means as sensitive to noise in the history as the truth; larger is worse.",
+    "test_valid_time": "median time, in delays, until the error exceeds 0.4 standard deviations; higher is better.",
+    "tau_rel_error": "the relative error at delays larger than any in training.",
+    "history_rel_error": "the relative error on histories rougher than in training.",
+    "train_seconds": "seconds in training steps.",
+    "inference_ms": "milliseconds for one trajectory, within a batch.",
+}
 
 
 @dataclass(frozen=True)

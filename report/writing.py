@@ -2,7 +2,7 @@
 
 import inspect
 import logging
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -36,12 +36,15 @@ def write_report(visualizations: "Visualizations") -> list[Path]:
     for problem in problems:
         logger.warning("%s", problem)
     written, pictures = [], []
-    sentences = readings(analysis)
+    sentences, slug = readings(analysis), slugs(analysis.models)
+    titles = {f"heatmap_{slug[study]}": title for study, title in analysis.titles.items()}
+    unfolded = {f"heatmap_{slug[study]}" for study in set(analysis.winners["study"])}
     with style.styled():
         for stem, figure in _figures(visualizations, problems):
             paths, png = style.save_and_embed(figure, folder, stem, options.formats)
             written += paths
-            pictures.append(Picture(stem, sentences.get(stem, ""), png))
+            names = tuple(path.name for path in paths)
+            pictures.append(Picture(stem, sentences.get(stem, ""), png, titles.get(stem, ""), names, stem in unfolded))
             pyplot.close(figure)
             logger.debug("drew %s", stem)
     later = [*analysis.trajectories[1], *undrawn(analysis.studies)]
@@ -49,18 +52,19 @@ def write_report(visualizations: "Visualizations") -> list[Path]:
         logger.warning("%s", problem)
     problems += later
     pages = _write_interactive(visualizations, folder)
-    names = [path.name for path in (*written, *pages)]
+    names = [path.name for path in (*written, *(path for path, _, _ in pages))]
     write_report_page(
         folder / "report.html",
         analysis,
         pictures,
-        interactive=[path.name for path in pages],
+        interactive=_by_study(pages, analysis.titles),
         problems=problems,
         source=str(options.results_dir),
         top=options.top,
     )
     write_summary(summary(visualizations.results, analysis, names, problems), folder / "visualization_report.json")
-    return [*written, *pages, folder / "report.html", folder / "visualization_report.json"]
+    made = [*written, *(path for path, _, _ in pages)]
+    return [*made, folder / "report.html", folder / "visualization_report.json"]
 
 
 def create_methods(visualizations: "Visualizations") -> list[str]:
@@ -112,7 +116,16 @@ def _say(problems: list[str], line: str) -> None:
     logger.warning("%s", line)
 
 
-def _write_interactive(visualizations: "Visualizations", folder: Path) -> list[Path]:
+def _by_study(pages: Sequence[tuple[Path, str, str]], titles: Mapping[str, str]) -> dict[str, dict[str, str]]:
+    """For the page: title of the study -> kind -> file, all studies together first."""
+    found: dict[str, dict[str, str]] = {}
+    for path, kind, study in sorted(pages, key=lambda page: page[2] in titles):
+        found.setdefault(titles.get(study, "all studies"), {})[kind] = path.name
+    return found
+
+
+def _write_interactive(visualizations: "Visualizations", folder: Path) -> list[tuple[Path, str, str]]:
+    """(file, kind, study or "all") of every interactive page."""
     analysis, pages = visualizations.analysis, []
     names = slugs(["all", *analysis.studies])  # "all" first: a study of this name gets another
     for kind, study, figure in interactive_figures(
@@ -120,7 +133,7 @@ def _write_interactive(visualizations: "Visualizations", folder: Path) -> list[P
     ):
         path = folder / f"interactive_{kind}_{names[study] if study in analysis.studies else 'all'}.html"
         write_page(figure, path)
-        pages.append(path)
+        pages.append((path, kind, study))
     return pages
 
 

@@ -133,13 +133,37 @@ def test_page_is_self_contained_and_answers_first(report):
     page = (report[0] / "report.html").read_text()
     tags = Tags(page).tags
     assert len(page) < 8e6
-    assert {attributes.get("id") for tag, attributes in tags if tag == "img"} == FIGURES
+    assert {attributes.get("data-figure") for tag, attributes in tags if tag == "img"} == FIGURES
+    beside = {path.name for path in report[0].iterdir()}
+    sections = {f"#{attributes['id']}" for _, attributes in tags if attributes.get("id")}
     for _, attributes in tags:
         for name in ("src", "href"):
-            if attributes.get(name):
-                assert re.match(r"data:image/png;base64,|interactive_[\w-]+\.html$", attributes[name])
+            if attributes.get(name) and not attributes[name].startswith("data:"):
+                assert attributes[name] in beside | sections, "a link to a file beside the page, or into it"
     assert "http" not in re.sub(r"http-equiv", "", page)
     assert page.index("The best operator of each family") < page.index("--rerun") < page.index("<img")
+
+
+def test_page_holds_every_trial_with_its_command_and_the_table_sorts_by_numbers(report, results_dir):
+    page = (report[0] / "report.html").read_text()
+    data = json.loads(re.search(r"id=trials>(.*?)</script>", page).group(1))
+    status = {path.parent.name: json.loads(path.read_text())["status"] for path in results_dir.glob("*/final_*.json")}
+    assert {row["run"] for row in data["rows"]} == {run for run, end in status.items() if end != "failed"}
+    for row in data["rows"]:
+        assert row["command"] == f"python hyperparameter_search.py --rerun {results_dir / row['run']}"
+        assert set(row["v"]) == set(data["axes"]) and row["model"] in data["models"]
+    numbers = [attributes["data-v"] for tag, attributes in Tags(page).tags if tag == "td" and "data-v" in attributes]
+    assert numbers and all(text == "" or np.isfinite(float(text)) for text in numbers)
+
+
+def test_page_names_the_winner_in_one_sentence_and_says_when_it_is_not_settled(report):
+    page = (report[0] / "report.html").read_text()
+    content = json.loads((report[0] / "visualization_report.json").read_text())
+    best = content["families"]["reaction_diffusion"]["best"]
+    assert f"Use {best['model']} on reaction_diffusion." in page
+    other = next(row for row in content["families"]["reaction_diffusion"]["operators"].values() if row != best)
+    is_near = abs(other["value"] - best["value"]) <= best["spread"] + other["spread"]
+    assert ("Not settled" in page) == is_near
 
 
 def test_interactive_pages_work_offline_and_offer_no_upload(report):
@@ -176,7 +200,7 @@ def test_custom_plot_of_the_readme_appears_in_folder_and_page(one_trial, tmp_pat
     mine.write()
     assert is_picture(tmp_path / "out" / "custom_plot.png")
     page = (tmp_path / "out" / "report.html").read_text()
-    assert "id='custom_plot'" in page
+    assert "data-figure='custom_plot'" in page
     problems = json.loads((tmp_path / "out" / "visualization_report.json").read_text())["problems"]
     assert any("create_broken_plot" in line and "no such column" in line for line in problems)
     assert any("create_empty_plot" in line for line in problems)
@@ -223,7 +247,8 @@ def test_names_that_hold_markup_and_paths_stay_text(one_trial, tmp_path, capsys)
     assert all(path.parent == tmp_path / "out" for path in (tmp_path / "out").rglob("*"))
     page = (tmp_path / "out" / "report.html").read_text()
     assert "<script>alert" not in page and "<img src=x" not in page
-    assert sum(tag == "script" for tag, _ in Tags(page).tags) == 1
+    scripts = [attributes.get("type") for tag, attributes in Tags(page).tags if tag == "script"]
+    assert scripts == ["application/json", None]
 
 
 def test_problems_of_folders_are_printed_a_line_each(one_trial, tmp_path, caplog):

@@ -1,0 +1,132 @@
+"""The head of the page: which operator wins on each family, by how much, at what cost, and how sure that is."""
+
+import math
+from collections import defaultdict
+from collections.abc import Mapping, Sequence
+from html import escape
+
+from report import style
+from report.analysis import Analysis
+from report.metrics import label
+from report.tables import rerun_command
+
+FACTS = (  # what a card says of its configuration: column, words
+    ("rollout_error", "{} over twice the horizon"),
+    ("tau_rel_error", "{} at larger delays"),
+    ("stability_score", "stability {}"),
+    ("n_parameters", "{} parameters"),
+    ("train_seconds", "{} s of training"),
+    ("inference_ms", "{} ms a trajectory"),
+)
+
+
+def answer(analysis: Analysis) -> str:
+    """The section as HTML."""
+    if analysis.winners.empty:
+        return "<h2 id=answer>The answer</h2><p>No trial is complete yet, so no operator can be named.</p>"
+    metric = analysis.metric
+    cards = "".join(_card(winner, analysis) for winner in analysis.winners.to_dict("records"))
+    note = (
+        f"Chosen by {label(metric.ranking)}, shown with {metric.label}; test values never choose. Each command trains "
+        "its configuration again. ± is the standard deviation over trainings with fresh seeds."
+    )
+    return (
+        f"<h2 id=answer>The best operator of each family</h2><p class=headline>{escape(headline(analysis))}</p>"
+        f"<div class=cards>{cards}</div><p class=quiet>{escape(note)}</p>"
+    )
+
+
+def headline(analysis: Analysis) -> str:
+    """The answer in one sentence."""
+    families: dict[str, list[str]] = defaultdict(list)
+    for row in analysis.winners.to_dict("records"):
+        families[row["model"]].append(row["family"])
+    if len(analysis.winners) == 1:
+        return f"Use {analysis.winners.iloc[0]['model']} on {analysis.winners.iloc[0]['family']}."
+    ordered = sorted(families.items(), key=lambda item: -len(item[1]))
+    if len(ordered) == 1:
+        return f"Use {ordered[0][0]}: it is ahead on all {len(analysis.winners)} families."
+    return f"Use {'; '.join(f'{model} on {_listed(names)}' for model, names in ordered)}."
+
+
+def caution(winner: Mapping[str, object], rivals: Sequence[Mapping[str, object]]) -> str | None:
+    """Why the answer of a family is not settled, or None.
+
+    `rivals` are the other operators' best, best first. Confirmed answers are settled when the runner-up lies farther
+    away than both spreads together.
+    """
+    if not winner["confirmed"]:
+        return "One training only: --confirm_top 3 trains the best again with fresh seeds."
+    near = [row for row in rivals if abs(row["value"] - winner["value"]) <= winner["spread"] + _known(row["spread"])]
+    if near:
+        return f"Not settled: {_listed([row['model'] for row in near])} lies within the spread."
+    return None
+
+
+def number(value: float) -> str:
+    """A number for reading: whole, or three digits."""
+    if not math.isfinite(value):
+        return "–"
+    if float(value).is_integer() and abs(value) < 1e7:
+        return f"{int(value):,}".replace(",", "\u202f") if abs(value) >= 1e4 else f"{int(value)}"
+    return f"{value:#.3g}".removesuffix(".") if 1e-4 <= abs(value) < 1e6 else f"{value:.2e}".replace("e-0", "e-")
+
+
+def chip(model: str, analysis: Analysis) -> str:
+    """The operator's name with its colour."""
+    return f"<span class=chip style='--colour:{style.colour(model, analysis.runs['model'])}'></span>{escape(model)}"
+
+
+def command(path: object) -> str:
+    """The command that trains a run again, with a button that copies it."""
+    text = escape(rerun_command(str(path)))
+    return f"<div class=command><code>{text}</code><button class=copy type=button>copy</button></div>"
+
+
+def _card(winner: Mapping[str, object], analysis: Analysis) -> str:
+    metric, colour = analysis.metric, style.colour(str(winner["model"]), analysis.runs["model"])
+    of_family = analysis.best[analysis.best["family"] == winner["family"]]
+    ordered = of_family.sort_values("ranking", ascending=not metric.higher_is_better).to_dict("records")
+    rivals = [row for row in ordered if row["model"] != winner["model"]]
+    spread = f" <small>± {winner['spread']:.2g}</small>" if math.isfinite(winner["spread"]) else ""
+    facts = [words.format(number(winner[name])) for name, words in FACTS if _has(winner, name, metric.column)]
+    doubt = caution(winner, rivals)
+    trainings = f"mean of {winner['n_runs']} trainings" if winner["n_runs"] > 1 else "one training"
+    return (
+        f"<article class=card style='--colour:{colour}'><h3>{escape(str(winner['family']))}</h3>"
+        f"<div class=operator>{chip(str(winner['model']), analysis)}</div>"
+        f"<div class=value>{number(winner['value'])}{spread}</div>"
+        f"<div class=quiet>{escape(metric.label)}, {trainings}</div>{_rivals([winner, *rivals], analysis)}"
+        f"<div class=quiet>{escape('; '.join(facts))}</div>"
+        f"{f'<p class={chr(34)}quiet warn{chr(34)}>{escape(doubt)}</p>' if doubt else ''}{command(winner['path'])}"
+        "</article>"
+    )
+
+
+def _rivals(rows: Sequence[Mapping[str, object]], analysis: Analysis) -> str:
+    """A bar for every operator's best."""
+    values = [float(row["value"]) for row in rows]
+    longest = max((value for value in values if math.isfinite(value)), default=0.0)
+    if len(rows) < 2 or longest <= 0:
+        return ""
+    lines = []
+    for row, value in zip(rows, values, strict=True):
+        width = 100 * value / longest if math.isfinite(value) and value > 0 else 0
+        colour = style.colour(str(row["model"]), analysis.runs["model"])
+        lines.append(
+            f"<span>{escape(str(row['model']))}</span><span class=bar style='width:{width:.1f}%;--colour:{colour}'>"
+            f"</span><span class=n>{number(value)}</span>"
+        )
+    return f"<div class=rivals>{''.join(lines)}</div>"
+
+
+def _has(row: Mapping[str, object], name: str, shown: str) -> bool:
+    return name != shown and isinstance(row.get(name), int | float) and math.isfinite(row[name])
+
+
+def _known(value: float) -> float:
+    return value if math.isfinite(value) else 0.0
+
+
+def _listed(names: Sequence[str]) -> str:
+    return " and ".join(filter(None, [", ".join(names[:-1]), names[-1]]))

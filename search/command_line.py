@@ -41,6 +41,7 @@ class Options:
     max_epochs: int
     patience: int
     max_seconds: float | None
+    checkpoint_every: int
     data_root: Path
     results_dir: Path
     device: str
@@ -138,6 +139,9 @@ def _add_study_flags(parser: argparse.ArgumentParser) -> None:
         default=None,
         metavar="S",
         help="seconds at most; such trials do not repeat exactly",
+    )
+    trial.add_argument(
+        "--checkpoint_every", type=_integer(1), default=1, metavar="N", help="epochs that a killed trial loses at most"
     )
 
 

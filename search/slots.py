@@ -174,10 +174,12 @@ def _withdraw(study: optuna.Study, n_slots: int) -> None:
 def _enqueue(
     study: optuna.Study, slot: int, trials: list[FrozenTrial], parameters: Callable[[int], dict[str, object]]
 ) -> None:
-    values, attempt = parameters(slot), 0
+    values, attributes = parameters(slot), {"slot": slot, "attempt": 0}
     if trials:
-        last = trials[-1]
-        attempt = last.user_attrs.get("attempt", 0) + (last.user_attrs.get("end") == KILLED)
-        if last.user_attrs.get("sampled"):
-            values = dict(last.params)
-    study.enqueue_trial(values, user_attrs={"slot": slot, "attempt": attempt})
+        last = trials[-1].user_attrs
+        attributes["attempt"] = last.get("attempt", 0) + (last.get("end") == KILLED)
+        if last.get("sampled"):
+            values = dict(trials[-1].params)
+        if last.get("run_folder") and last.get("end") in (KILLED, INTERRUPTED):
+            attributes["run_folder"] = last["run_folder"]  # its training goes on from its last checkpoint
+    study.enqueue_trial(values, user_attrs=attributes)

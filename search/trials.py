@@ -3,11 +3,13 @@
 import logging
 import math
 import platform
+import shutil
 import traceback
 from collections.abc import Callable
 from dataclasses import dataclass
 from datetime import datetime
 from importlib.metadata import version
+from pathlib import Path
 
 import optuna
 import torch
@@ -17,6 +19,7 @@ import dno
 import model_trainer
 from data.batches import FamilyData
 from experiment_tracker import (
+    CHECKPOINTS,
     EpochRecord,
     FinalResults,
     NullWandb,
@@ -28,6 +31,7 @@ from experiment_tracker import (
     open_wandb,
     read_run,
 )
+from model_checkpoint import Checkpoints, read_records
 from search.command_line import Options
 from search.objectives import directions, objective_values
 from search.plan import StudyPlan, find_data, resolve_device
@@ -76,21 +80,26 @@ def run_trial(bench: Bench, trial: optuna.Trial, channel: Channel) -> None:
     study.sampler, study.pruner = sampler(plan.search_type, plan.seed, slot), optuna.pruners.NopPruner()
     hyperparameters = plan.defaults | suggest(trial, plan.space)
     study.pruner = pruner(plan.max_epochs)  # only now: with Hyperband in place TPE would learn from one bracket alone
-    folder = RunFolder.create(bench.options.results_dir, _run_config(bench, slot, trial, hyperparameters))
+    folder, checkpoints = _open_folder(bench, trial, _run_config(bench, slot, trial, hyperparameters))
     for key, value in (("sampled", True), ("run_folder", folder.path.name)):
         trial.set_user_attr(key, value)
 
+    def report(record: EpochRecord) -> bool:
+        """Whether there was something to report."""
+        is_judged = plan.is_pruned() and record.epoch < plan.max_epochs and math.isfinite(record.val_rel_error)
+        if is_judged:
+            trial.report(record.val_rel_error, record.epoch)
+        return is_judged
+
     def on_epoch(record: EpochRecord) -> str | None:
         channel.epoch(slot, record.epoch, record.val_rel_error)
-        if channel.stop_requested():
-            return "interrupted"
-        if plan.is_pruned() and record.epoch < plan.max_epochs and math.isfinite(record.val_rel_error):
-            trial.report(record.val_rel_error, record.epoch)
-            if trial.should_prune():
-                return "pruned"
-        return None
+        if report(record) and trial.should_prune():
+            return "pruned"
+        return "interrupted" if channel.stop_requested() else None
 
-    results = train_into(folder, bench.data, bench.wandb, on_epoch)
+    for record in restored_epochs(checkpoints):
+        report(record)
+    results = train_into(folder, bench.data, bench.wandb, on_epoch, checkpoints)
     end = trial_end(results, plan.objectives)
     record_end(study, trial.number, end)
     channel.ended(slot, end.status)
@@ -101,12 +110,36 @@ def run_trial(bench: Bench, trial: optuna.Trial, channel: Channel) -> None:
         raise KeyboardInterrupt
 
 
+def restored_epochs(checkpoints: Checkpoints | None) -> list[EpochRecord]:
+    """The epochs that a training need not repeat."""
+    return [] if checkpoints is None or checkpoints.saved is None else read_records(checkpoints.saved)
+
+
+def _open_folder(bench: Bench, trial: optuna.Trial, config: RunConfig) -> tuple[RunFolder, Checkpoints]:
+    """The folder of the slot's last attempt, with its last checkpoint, where it lies here; else a new folder."""
+    results_dir, every = bench.options.results_dir, bench.options.checkpoint_every
+    name = trial.user_attrs.get("run_folder")
+    if name is None or Path(name).name != name or not (results_dir / name).is_dir():
+        folder = RunFolder.create(results_dir, config)
+        return folder, Checkpoints(folder.checkpoints, every)
+    checkpoints = Checkpoints(results_dir / name / CHECKPOINTS, every)
+    epochs = restored_epochs(checkpoints)
+    if epochs:
+        logger.info("slot %d: goes on after epoch %d", config.slot, epochs[-1].epoch)
+    return RunFolder.reopen(results_dir / name, config, epochs), checkpoints
+
+
 def train_into(
-    folder: RunFolder, data: FamilyData, wandb: WandbLogger | NullWandb, on_epoch: Callable[[EpochRecord], str | None]
+    folder: RunFolder,
+    data: FamilyData,
+    wandb: WandbLogger | NullWandb,
+    on_epoch: Callable[[EpochRecord], str | None],
+    checkpoints: Checkpoints | None = None,
 ) -> FinalResults:
     """Trains the folder's configuration and writes epochs, model, predictions and, last, the results.
 
-    An error that is not the trial's own is recorded with its traceback, for the caller to stop at.
+    Goes on from the newest of `checkpoints`, and removes them when the run is over. An error that is not the trial's
+    own is recorded with its traceback, for the caller to stop at.
     """
     config = folder.config
     limits = model_trainer.Limits(config.max_epochs, config.patience, config.max_seconds)
@@ -117,9 +150,17 @@ def train_into(
         return on_epoch(record)
 
     wandb.start_trial(config)
+    for record in restored_epochs(checkpoints):
+        wandb.log_epoch(record)
     try:
         result = model_trainer.train(
-            config.model, config.hyperparameters, data, limits=limits, seed=config.seed, on_epoch=record_epoch
+            config.model,
+            config.hyperparameters,
+            data,
+            limits=limits,
+            seed=config.seed,
+            on_epoch=record_epoch,
+            checkpoints=checkpoints,
         )
         if result.operator is not None:
             about = {
@@ -138,6 +179,8 @@ def train_into(
         reason = f"{type(error).__name__}: {error}"
         results = FinalResults("failed", reason, {}, {}, traceback=traceback.format_exc())
     results = folder.finish(results)
+    if checkpoints is not None and results.status != "interrupted":
+        checkpoints.remove()
     wandb.finish_trial(results, folder.path)
     return results
 
@@ -166,7 +209,11 @@ def adopt(bench: Bench, trial: FrozenTrial) -> TrialEnd | None:
     except (FileNotFoundError, RecordError) as problem:
         logger.warning("%s: %s", name, problem)
         return None
-    return None if results is None else trial_end(results, bench.plan.objectives)
+    if results is None:
+        return None
+    if results.status != "interrupted":
+        shutil.rmtree(bench.options.results_dir / name / CHECKPOINTS, ignore_errors=True)
+    return trial_end(results, bench.plan.objectives)
 
 
 def _run_config(bench: Bench, slot: int, trial: optuna.Trial, hyperparameters: dict[str, object]) -> RunConfig:

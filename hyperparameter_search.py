@@ -33,6 +33,10 @@ def main(argv: Sequence[str] | None = None) -> int:
             from search.rerun import rerun
 
             return rerun(options)
+        if options.collect:
+            from search.collect import collect
+
+            return collect(options)
         plans, data = prepare_studies(options)
         if options.dry_run:
             from search.dry_run import describe

@@ -1,9 +1,10 @@
 """The flags of a search. Only the standard library is imported here, so that `--help` answers at once."""
 
 import argparse
+import re
 import shlex
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import NoReturn
 
@@ -44,6 +45,8 @@ class Options:
     checkpoint_every: int
     data_root: Path
     results_dir: Path
+    storage: str | None = field(repr=False)  # may hold a password
+    artifacts: Path | None
     device: str
     n_workers: int
     wandb_project: str
@@ -51,14 +54,21 @@ class Options:
     wandb_mode: str
     dry_run: bool
     rerun: Path | None
+    collect: bool
     verbosity: int
     notes: tuple[str, ...]
-    arguments: tuple[str, ...]
+    arguments: tuple[str, ...]  # passwords masked
 
     @property
     def command(self) -> str:
         """The command line, ready to paste."""
         return "python hyperparameter_search.py " + shlex.join(self.arguments)
+
+
+def masked(text: str) -> str:
+    """The text with the password of every URL in it as ***."""
+    text = re.sub(r"(?<=://)([^:/@\s]*):.*@", r"\1:***@", text)
+    return re.sub(r"(?i)\b(\w*password)=[^&\s]*", r"\1=***", text)
 
 
 class OneLineParser(argparse.ArgumentParser):
@@ -94,6 +104,12 @@ def _seconds(text: str) -> float:
 
 
 _seconds.__name__ = "positive number of seconds"
+
+
+def _storage_url(text: str) -> str:
+    if not re.match(r"postgres(ql)?://", text):
+        raise argparse.ArgumentTypeError(f"expected postgresql://USER@HOST:PORT/DATABASE, got {masked(text)!r}")
+    return text.replace("postgres://", "postgresql://", 1)
 
 
 def _study_name(text: str) -> str:
@@ -159,6 +175,21 @@ def _add_other_flags(parser: argparse.ArgumentParser) -> None:
     where.add_argument(
         "--results_dir", type=Path, default=DEFAULT_RESULTS_DIR, metavar="PATH", help="run folders and studies"
     )
+    where.add_argument(
+        "--storage",
+        type=_storage_url,
+        default=None,
+        metavar="URL",
+        help="postgresql://USER@HOST:PORT/DATABASE, for several machines that run the same command (docs/cluster.md); "
+        "without it, a journal file in --results_dir",
+    )
+    where.add_argument(
+        "--artifacts",
+        type=Path,
+        default=None,
+        metavar="PATH",
+        help="with --storage: folder that all machines see, for models and predictions",
+    )
     where.add_argument("--device", default="auto", metavar="NAME", help="auto, cpu, cuda or cuda:N")
     where.add_argument("--n_workers", type=_integer(1), default=1, metavar="N", help="processes of one thread each")
     track = parser.add_argument_group("tracking")
@@ -173,6 +204,11 @@ def _add_other_flags(parser: argparse.ArgumentParser) -> None:
         default=None,
         metavar="RUN_FOLDER",
         help="train this folder's configuration again and compare",
+    )
+    instead.add_argument(
+        "--collect",
+        action="store_true",
+        help="with --storage: write the run folders of all trials that ran on other machines",
     )
     talk = parser.add_argument_group("talk").add_mutually_exclusive_group()
     talk.add_argument("-v", "--verbose", action="store_true", help="say more")
@@ -206,7 +242,16 @@ def parse_arguments(arguments: Sequence[str]) -> Options:
         objectives, notes = parse_objectives(values.pop("objectives"))
     except ValueError as error:
         parser.error(f"argument --objectives: {error}")
+    for flag in ("artifacts", "collect"):
+        if values[flag] and values["storage"] is None:
+            parser.error(f"argument --{flag}: needs --storage, which says where the machines meet")
     verbosity = values.pop("verbose") - values.pop("quiet")
     if values["wandb_entity"] in ("None", "none", ""):
         values["wandb_entity"] = None
-    return Options(objectives=objectives, notes=tuple(notes), verbosity=verbosity, arguments=tuple(arguments), **values)
+    return Options(
+        objectives=objectives,
+        notes=tuple(notes),
+        verbosity=verbosity,
+        arguments=tuple(map(masked, arguments)),
+        **values,
+    )

@@ -71,9 +71,13 @@ class StudyPlan:
             return derived_seed(self.seed, f"confirmation of slot {self.origin}", slot)
         return derived_seed(self.seed, "training", slot)
 
+    def is_reported(self) -> bool:
+        """Whether the study hears of errors while trials train; Optuna takes none of several objectives."""
+        return self.objectives == ("rel_error",)
+
     def is_pruned(self) -> bool:
         """Whether bad trials are stopped early: not in a grid, which compares every cell, nor for other objectives."""
-        return self.search_type != "grid" and self.origin is None and self.objectives == ("rel_error",)
+        return self.search_type != "grid" and self.origin is None and self.is_reported()
 
     def fingerprint(self) -> dict[str, object]:
         """What must not change while a study goes on. The number of slots may."""
@@ -241,6 +245,6 @@ def estimated_hours(plans: list[StudyPlan], n_workers: int) -> float:
 def check_stored(plans: list[StudyPlan], options: Options) -> None:
     """Raises ValueError where a study of this name was started differently. Writes nothing."""
     for plan in plans:
-        stored = stored_fingerprint(options.results_dir, plan.name)
+        stored = stored_fingerprint(options.results_dir, plan.name, options.storage)
         if stored is not None:
             refuse_differences(plan.name, stored, plan.fingerprint())

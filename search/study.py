@@ -19,6 +19,7 @@ from search.progress import Display
 from search.slots import StorageLost, finished_trials
 from search.storage import search_lock, signs_of_life
 from search.trials import Bench, TrialCrash, open_bench
+from search.winner import keep_winner
 from search.workers import search_here, search_with_workers, settle
 
 logger = logging.getLogger(__name__)
@@ -81,6 +82,9 @@ def search_study(
         confirmed: dict[int, list[tuple[float, float]]] = {}
         try:
             run_slots(bench, interruption)
+            for reason in filter(None, (interruption.enough, _late(interruption, options))):
+                logger.info("study %s ends early: %s", plan.name, reason)
+            interruption.enough = None
             if options.confirm_top and not interruption.is_requested:
                 confirmed = confirm(bench, interruption, run_slots)
         except KeyboardInterrupt:
@@ -93,8 +97,15 @@ def search_study(
             ) from crash
         rows = leaderboard_rows(bench.study, plan, confirmed)
         track_study(bench, rows)
+        kept = keep_winner(plan, rows[0], options) if rows else None
+        if kept is not None:
+            logger.info("the best model of %s on %s is kept as %s", plan.model, plan.family, kept)
         times = spent(bench, ended_before, since)
         return Outcome(_text(bench, rows, times), len(rows))
+
+
+def _late(interruption: Interruption, options: Options) -> str | None:
+    return f"the {options.timeout:g} minutes of --timeout are over" if interruption.is_late else None
 
 
 def run_slots(bench: Bench, interruption: Interruption) -> None:

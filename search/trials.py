@@ -39,7 +39,7 @@ from search.objectives import directions, objective_values
 from search.plan import StudyPlan, find_data, resolve_device
 from search.progress import Channel
 from search.reports import Reports
-from search.sampling import pruner, sampler, suggest
+from search.sampling import new_configuration, pruner, sampler, suggest
 from search.slots import ERROR, FAILED, SlotLost, StorageLost, TrialEnd, one_transaction, record_end
 from search.storage import guard_lock, held, open_storage, open_study, patiently
 
@@ -114,12 +114,18 @@ def _sample(bench: Bench, trial_id: int) -> tuple[optuna.Trial, dict[str, object
     """The trial with its configuration, which is stored with it."""
     plan, study = bench.plan, bench.study
     slot = study._storage.get_trial(trial_id).user_attrs["slot"]
-    study.sampler, study.pruner = sampler(plan.search_type, plan.seed, slot), optuna.pruners.NopPruner()
+
+    def draw(attempt: int) -> optuna.samplers.BaseSampler:
+        return sampler(plan.search_type, plan.seed, slot, plan.sampler, attempt)
+
+    study.sampler, study.pruner = draw(0), optuna.pruners.NopPruner()
+    if plan.cells is None:
+        new_configuration(study, trial_id, plan.space, draw)
     trial = optuna.Trial(study, trial_id)
     with one_transaction(study):
         hyperparameters = plan.defaults | suggest(trial, plan.space)
     if plan.is_pruned():  # only now: with Hyperband in place TPE would learn from one bracket alone
-        study.pruner = pruner(plan.max_epochs)
+        study.pruner = pruner(plan.max_epochs, plan.pruner)
     return trial, hyperparameters
 
 

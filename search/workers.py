@@ -11,17 +11,18 @@ import signal
 import sys
 import time
 import traceback
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from multiprocessing.connection import Connection, wait
 from multiprocessing.process import BaseProcess
 
 import optuna
 
 from experiment_tracker import WandbSettings
+from search.budget import enough
 from search.command_line import Options
 from search.environment import prepare_process
 from search.interruption import Interruption
-from search.plan import StudyPlan
+from search.plan import StudyPlan, worker_device
 from search.progress import Display, HereChannel, PipeChannel, PipeLog
 from search.slots import INTERRUPTED, KILLED, StorageLost, Tally, claim, owner_identity, reconcile
 from search.storage import guard_lock, held, living_machines, patiently
@@ -47,12 +48,20 @@ def settle(bench: Bench, mark: str = KILLED) -> Tally:
     return patiently(url, guarded)
 
 
+def enough_found(bench: Bench) -> str | None:
+    """Why the study needs no further trial; a confirmation needs all of its own."""
+    if bench.plan.origin is not None:
+        return None
+    return patiently(bench.options.storage, lambda: enough(bench.study, bench.options))
+
+
 def search_here(bench: Bench, interruption: Interruption, display: Display) -> Tally:
     """Runs the trials one after another in this process: simple, and the same bits every time on a CPU."""
     channel, owner = HereChannel(display, interruption), owner_identity()
     while True:
         tally = settle(bench)
         display.finished(tally.finished)
+        interruption.enough = enough_found(bench)
         if tally.finished == bench.plan.n_slots or interruption.is_requested:
             return tally
         trial = _claim(bench, owner)
@@ -94,6 +103,7 @@ def search_with_workers(bench: Bench, interruption: Interruption, display: Displ
         while True:
             if time.monotonic() >= next_look:
                 tally, next_look = settle(bench), time.monotonic() + POLL_SECONDS
+                interruption.enough = enough_found(bench)
             display.finished(tally.finished)
             if not crew and (tally.finished == bench.plan.n_slots or interruption.is_requested):
                 return tally
@@ -125,9 +135,10 @@ def _start_worker(bench: Bench, crew: list[Worker]) -> Worker:
     context = multiprocessing.get_context("spawn")
     here, there = context.Pipe()
     line = min(set(range(bench.options.n_workers)) - {worker.line for worker in crew})
+    options = replace(bench.options, device=worker_device(bench.options.device, line))
     process = context.Process(
         target=_work,
-        args=(bench.plan, bench.options, bench.wandb_settings, there, logging.getLogger().level),
+        args=(bench.plan, options, bench.wandb_settings, there, logging.getLogger().level),
         name=f"worker {line}",
     )
     process.start()

@@ -27,12 +27,17 @@ def main(argv: Sequence[str] | None = None) -> int:
 
     prepare_process()  # before numpy is imported
     try:
-        from search.plan import check_stored, prepare_studies
+        from search.plan import check_stored, prepare_studies, with_workers
 
         if options.rerun is not None:
             from search.rerun import rerun
 
             return rerun(options)
+        if options.collect:
+            from search.collect import collect
+
+            return collect(options)
+        options = with_workers(options)
         plans, data = prepare_studies(options)
         if options.dry_run:
             from search.dry_run import describe
@@ -52,7 +57,7 @@ def main(argv: Sequence[str] | None = None) -> int:
 
     announce(plans, options)
     n_complete = 0
-    with watched() as interruption:
+    with watched(options.timeout) as interruption:
         for plan in plans:
             try:
                 outcome = search_study(plan, data[plan.family], options, interruption, since)
@@ -60,9 +65,11 @@ def main(argv: Sequence[str] | None = None) -> int:
                 print(f"error: {stop}", file=sys.stderr)
                 return stop.exit_code
             print(outcome.text, flush=True)
-            if interruption.is_requested:
-                return interruption.exit_code
             n_complete, since = n_complete + outcome.n_complete, time.time()
+            if interruption.ends_everything:
+                break
+    if interruption.exit_code:
+        return interruption.exit_code
     if n_complete == 0:
         print("error: no trial finished; final_results.json of each run folder says why", file=sys.stderr)
     return 0 if n_complete else 1

@@ -2,6 +2,7 @@
 
 import contextlib
 import dataclasses
+import itertools
 import math
 import time
 from collections.abc import Callable, Iterator, Mapping
@@ -15,6 +16,7 @@ import dno
 from data.batches import FamilyData, RowWindows
 from data.randomness import generator
 from experiment_tracker import EpochRecord
+from model_checkpoint import Checkpoints, Training
 from model_evaluation import Evaluation, evaluate, rollout_error, steering_split
 from model_optimizer import OPTIMIZERS, JointOptimizer, make_optimizer
 
@@ -23,9 +25,7 @@ EVALUATIONS = 20  # of the validation rollout during a whole training
 # Before patience may end a training. At high rates the error only wavers: method of steps on mackey, 200 epochs, was
 # best at epoch 90 (1.1e-2), better only at 140, and ended at 7.7e-4; 20 epochs of patience alone would have cut it.
 MIN_STALE_EVALUATIONS = 8
-PATIENCE_FROM = 0.85  # progress from which patience counts under one_cycle: while the rate is high, validation errors
-# jump by factors of two from one evaluation to the next, and most of the gain comes at the end of the decay
-PEAK = 0.2  # progress at which the one-cycle rate is highest
+PEAK = 0.2  # progress of a cycle at which the one-cycle rate is highest
 START_RATE, END_RATE = 0.04, 0.001  # of the peak's
 SCHEDULES = ("one_cycle", "plateau")
 CPU_OUT_OF_MEMORY = ("not enough memory", "DefaultCPUAllocator")  # how torch words it, in a plain RuntimeError
@@ -58,11 +58,15 @@ class TrainingSettings:
 
 @dataclass(frozen=True)
 class Limits:
-    """When a training ends at the latest. With `max_seconds` the schedule completes within that time."""
+    """When a training ends at the latest. With `max_seconds` the schedule completes within that time.
+
+    At each of the `rungs` a one-cycle ends and the next begins: errors there are those of a finished training.
+    """
 
     max_epochs: int = 200
     patience: int = 20  # epochs without a better validation error (and at least MIN_STALE_EVALUATIONS evaluations)
     max_seconds: float | None = None
+    rungs: tuple[int, ...] = ()  # epochs, rising, all before the last
 
     def __post_init__(self) -> None:
         for name in ("max_epochs", "patience"):
@@ -70,13 +74,15 @@ class Limits:
                 raise ValueError(f"{name}: expected a whole number of at least 1, got {getattr(self, name)!r}")
         if self.max_seconds is not None:
             _check_number("max_seconds", self.max_seconds, lambda value: value > 0, "a number above 0")
+        if list(self.rungs) != sorted({*self.rungs}) or any(not 0 < rung < self.max_epochs for rung in self.rungs):
+            raise ValueError(f"rungs: expected rising epochs below {self.max_epochs}, got {self.rungs}")
 
 
 @dataclass(frozen=True)
 class TrainingResult:
     """How a training ended. Metrics that were not computed, or are not finite, are absent."""
 
-    status: str  # "complete", "pruned", "failed" or "interrupted"
+    status: str  # "complete", "failed", or why `on_epoch` stopped it: "pruned", "paused" or "interrupted"
     reason: str | None
     metrics: dict[str, float | int | list[float]]
     operator: dno.Operator | None  # with the best weights; None where there are none
@@ -140,6 +146,10 @@ class Stopwatch:
         """Seconds since the training began."""
         return self._clock() - self._start
 
+    def go_on_from(self, seconds: float) -> None:
+        """Counts on from what a training had taken when it was cut off."""
+        self._start = self._clock() - seconds
+
     @contextlib.contextmanager
     def measure(self, activity: str) -> Iterator[None]:
         """Adds the time of its block to an activity."""
@@ -158,8 +168,10 @@ class Pace:
         self.crops = max(1, settings.batch_size // target_rows)
         self.steps_per_epoch = max(1, WINDOWS_PER_EPOCH // (self.crops * target_rows))
         self.epoch = self.steps = 0
+        self.is_over = False  # by patience
         self._factor, self._evaluated_at = 1.0, 0.0
         self._stale_since = self._stale_evaluations = 0
+        self._bounds = (0.0, *(rung / limits.max_epochs for rung in limits.rungs), 1.0)  # of cycles, in progress
 
     def progress(self) -> float:
         """The larger of the shares of epochs and of seconds that are over."""
@@ -172,6 +184,8 @@ class Pace:
         """One-cycle: half a cosine up to the peak, half a cosine down (Smith & Topin 2019). Plateau: in steps."""
         if self.settings.schedule == "plateau":
             return self.settings.learning_rate * self._factor
+        start, end = next(pair for pair in itertools.pairwise(self._bounds) if progress < pair[1] or pair[1] == 1.0)
+        progress = (progress - start) / (end - start)
         up = progress < PEAK
         way = progress / PEAK if up else (1.0 - progress) / (1.0 - PEAK)
         low = START_RATE if up else END_RATE
@@ -181,7 +195,7 @@ class Pace:
         """EVALUATIONS times in a training by epochs, or by progress where seconds are limited; always at the end."""
         if self.limits.max_seconds is None:
             every = max(1, self.limits.max_epochs // EVALUATIONS)
-            return self.epoch % every == 0 or self.epoch == self.limits.max_epochs
+            return self.epoch % every == 0 or self.epoch in (*self.limits.rungs, self.limits.max_epochs)
         last, now = self._evaluated_at, self.progress()
         if now < 1.0 and int(now * EVALUATIONS) == int(last * EVALUATIONS):
             return False
@@ -191,11 +205,12 @@ class Pace:
     def is_stale(self, improved: bool) -> bool:
         """To be told of every evaluation: whether there was no better one for `patience` epochs, and several times.
 
-        One-cycle: counted from the peak of the rate on. Plateau: every evaluation without improvement halves the rate.
+        One-cycle: counted from the last peak of the rate on. Plateau: every evaluation without improvement halves it.
         """
         if not improved:
             self._factor *= 0.5
-        if improved or (self.settings.schedule == "one_cycle" and self.progress() < PEAK):
+        last_peak = self._bounds[-2] + PEAK * (1.0 - self._bounds[-2])
+        if improved or (self.settings.schedule == "one_cycle" and self.progress() < last_peak):
             self._stale_since, self._stale_evaluations = self.epoch, 0
             return False
         self._stale_evaluations += 1
@@ -271,12 +286,13 @@ def train(
     seed: int,
     on_epoch: Callable[[EpochRecord], str | None],
     clock: Callable[[], float] = time.perf_counter,
+    checkpoints: Checkpoints | None = None,
 ) -> TrainingResult:
     """Train one configuration on one family: val steers, the test splits are looked at once, after the end.
 
-    `on_epoch` gets the record of every epoch and returns None, or why to stop: "pruned" or "interrupted". Without
-    `limits.max_seconds` the same seed gives the same bits on one CPU thread. Raises ValueError for hyperparameters
-    that do not exist or have impossible values.
+    `on_epoch` gets the record of every epoch and returns None, or why to stop: "pruned", "paused" or "interrupted".
+    Without `limits.max_seconds` the same seed gives the same bits on one CPU thread, also where it goes on from one of
+    `checkpoints`. Raises ValueError for hyperparameters that do not exist or have impossible values.
     """
     own, settings = split_hyperparameters(model, hyperparameters)
     split, device = data.splits["train"], data.splits["train"].tau.device
@@ -295,21 +311,27 @@ def train(
             pace = Pace(limits, settings, operator.target_rows, watch)
             torch.manual_seed(derived_seed(seed, "dropout"))
             order = torch.Generator(device).manual_seed(derived_seed(seed, "batch order"))
+            training = Training(operator, optimizer, (pace, best, watch), order, [])
+            if checkpoints is not None and checkpoints.saved is not None:
+                training.restore(checkpoints.saved)
+                costs["epochs"] = pace.epoch
+                watch.go_on_from(training.records[-1].elapsed_seconds)
 
-            while pace.progress() < 1.0 and status == "complete":
+            while pace.progress() < 1.0 and not pace.is_over and status == "complete":
                 pace.epoch, began = pace.epoch + 1, watch.elapsed()
                 with watch.measure("training"):
                     loss, norm = train_epoch(operator, windows, optimizer, pace, order)
                 costs["epochs"] = pace.epoch
-                error, is_stale = math.nan, False
+                error = math.nan
                 if pace.is_evaluation_due():
                     with watch.measure("evaluation"):
                         error = rollout_error(operator, steering)
-                    is_stale = pace.is_stale(best.improve(error, operator, pace.epoch, watch.elapsed()))
+                    pace.is_over = pace.is_stale(best.improve(error, operator, pace.epoch, watch.elapsed()))
                 rate, now = pace.learning_rate(pace.progress()), watch.elapsed()
-                status = on_epoch(EpochRecord(pace.epoch, loss, error, rate, norm, now - began, now)) or status
-                if is_stale:
-                    break
+                training.records.append(EpochRecord(pace.epoch, loss, error, rate, norm, now - began, now))
+                status = on_epoch(training.records[-1]) or status
+                if checkpoints is not None and checkpoints.is_due(pace.epoch, status):
+                    checkpoints.save(training)
 
         if best.state is not None:
             operator.load_state_dict(best.state)

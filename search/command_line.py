@@ -1,9 +1,10 @@
 """The flags of a search. Only the standard library is imported here, so that `--help` answers at once."""
 
 import argparse
+import re
 import shlex
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import NoReturn
 
@@ -12,6 +13,8 @@ from search.objectives import OBJECTIVES, parse_objectives
 
 DEFAULT_RESULTS_DIR = Path("hyperparameter_results")
 SEARCH_TYPES = ("grid", "random", "bayesian")
+SAMPLERS = ("tpe", "gp", "cmaes", "random")
+PRUNERS = ("hyperband", "median", "none")
 DESCRIPTION = """\
 Search hyperparameters of delay neural operators. The same command again goes on where the last one ended.
 
@@ -36,28 +39,45 @@ class Options:
     objectives: tuple[str, ...]
     seed: int
     study: str | None
+    sampler: str | None  # of a Bayesian search; None: tpe
+    pruner: str
+    warm_start: Path | None
+    timeout: float | None  # minutes
+    target_error: float | None
+    stop_when_flat: int | None
     confirm_top: int
     confirm_seeds: int
     max_epochs: int
     patience: int
     max_seconds: float | None
+    checkpoint_every: int
     data_root: Path
     results_dir: Path
+    storage: str | None = field(repr=False)  # may hold a password
+    artifacts: Path | None
     device: str
-    n_workers: int
+    n_workers: int | None  # None: as many as the machine has cores, or GPUs
+    workers_per_gpu: int
     wandb_project: str
     wandb_entity: str | None
     wandb_mode: str
     dry_run: bool
     rerun: Path | None
+    collect: bool
     verbosity: int
     notes: tuple[str, ...]
-    arguments: tuple[str, ...]
+    arguments: tuple[str, ...]  # passwords masked
 
     @property
     def command(self) -> str:
         """The command line, ready to paste."""
         return "python hyperparameter_search.py " + shlex.join(self.arguments)
+
+
+def masked(text: str) -> str:
+    """The text with the password of every URL in it as ***."""
+    text = re.sub(r"(?<=://)([^:/@\s]*):.*@", r"\1:***@", text)
+    return re.sub(r"(?i)\b(\w*password)=[^&\s]*", r"\1=***", text)
 
 
 class OneLineParser(argparse.ArgumentParser):
@@ -85,14 +105,21 @@ def _integer(low: int) -> type:
     return whole
 
 
-def _seconds(text: str) -> float:
-    value = float(text)
-    if not 0 < value < float("inf"):
-        raise argparse.ArgumentTypeError(f"expected a positive number of seconds, got {text}")
-    return value
+def _positive(unit: str) -> Callable[[str], float]:
+    def positive(text: str) -> float:
+        value = float(text)
+        if not 0 < value < float("inf"):
+            raise argparse.ArgumentTypeError(f"expected a positive number{unit}, got {text}")
+        return value
+
+    positive.__name__ = f"positive number{unit}"
+    return positive
 
 
-_seconds.__name__ = "positive number of seconds"
+def _storage_url(text: str) -> str:
+    if not re.match(r"postgres(ql)?://", text):
+        raise argparse.ArgumentTypeError(f"expected postgresql://USER@HOST:PORT/DATABASE, got {masked(text)!r}")
+    return text.replace("postgres://", "postgresql://", 1)
 
 
 def _study_name(text: str) -> str:
@@ -102,7 +129,7 @@ def _study_name(text: str) -> str:
 
 
 def _add_study_flags(parser: argparse.ArgumentParser) -> None:
-    """What is searched, and how each trial trains."""
+    """What is searched, and how."""
     what = parser.add_argument_group("what is searched")
     what.add_argument("--search_type", choices=SEARCH_TYPES, default="random", help="search strategy")
     what.add_argument("--model", choices=tuple(SEARCH_SPACES), default=None, help="operator; without it, all of them")
@@ -127,6 +154,33 @@ def _add_study_flags(parser: argparse.ArgumentParser) -> None:
     what.add_argument(
         "--study", type=_study_name, default=None, metavar="NAME", help="its name; else {model}_{family}_{search_type}"
     )
+    what.add_argument(
+        "--sampler", choices=SAMPLERS, default=None, help="of a bayesian search, by Optuna's name (default: tpe)"
+    )
+    what.add_argument("--pruner", choices=PRUNERS, default="hyperband", help="what stops bad trials early")
+    what.add_argument(
+        "--warm_start",
+        type=Path,
+        default=None,
+        metavar="RESULTS_DIR",
+        help="begin with the best configurations of the same operator in earlier results, one of each family",
+    )
+
+
+def _add_training_flags(parser: argparse.ArgumentParser) -> None:
+    """When a search ends, and how each trial trains."""
+    budget = parser.add_argument_group("when a search ends before its last trial; the same command goes on")
+    budget.add_argument("--timeout", type=_positive(" of minutes"), default=None, metavar="MIN", help="after minutes")
+    budget.add_argument(
+        "--target_error", type=_positive(""), default=None, metavar="E", help="when the first objective is at most E"
+    )
+    budget.add_argument(
+        "--stop_when_flat",
+        type=_integer(1),
+        default=None,
+        metavar="N",
+        help="after N trials without 1 %% gain",
+    )
     trial = parser.add_argument_group("each trial")
     trial.add_argument("--max_epochs", type=_integer(1), default=200, metavar="N", help="training epochs at most")
     trial.add_argument(
@@ -134,10 +188,13 @@ def _add_study_flags(parser: argparse.ArgumentParser) -> None:
     )
     trial.add_argument(
         "--max_seconds",
-        type=_seconds,
+        type=_positive(" of seconds"),
         default=None,
         metavar="S",
         help="seconds at most; such trials do not repeat exactly",
+    )
+    trial.add_argument(
+        "--checkpoint_every", type=_integer(1), default=1, metavar="N", help="epochs that a killed trial loses at most"
     )
 
 
@@ -145,7 +202,7 @@ def _add_other_flags(parser: argparse.ArgumentParser) -> None:
     """All that does not change what a study finds."""
     confirm = parser.add_argument_group("after the search")
     confirm.add_argument(
-        "--confirm_top", type=_integer(0), default=0, metavar="K", help="train the best K again with fresh seeds"
+        "--confirm_top", type=_integer(0), default=3, metavar="K", help="train the best K again with fresh seeds"
     )
     confirm.add_argument(
         "--confirm_seeds", type=_integer(1), default=3, metavar="N", help="fresh seeds for each of them"
@@ -155,8 +212,30 @@ def _add_other_flags(parser: argparse.ArgumentParser) -> None:
     where.add_argument(
         "--results_dir", type=Path, default=DEFAULT_RESULTS_DIR, metavar="PATH", help="run folders and studies"
     )
+    where.add_argument(
+        "--storage",
+        type=_storage_url,
+        default=None,
+        metavar="URL",
+        help="postgresql://USER@HOST:PORT/DATABASE, for several machines that run the same command (docs/cluster.md); "
+        "without it, a journal file in --results_dir",
+    )
+    where.add_argument(
+        "--artifacts",
+        type=Path,
+        default=None,
+        metavar="PATH",
+        help="with --storage: folder that all machines see, for models and predictions",
+    )
     where.add_argument("--device", default="auto", metavar="NAME", help="auto, cpu, cuda or cuda:N")
-    where.add_argument("--n_workers", type=_integer(1), default=1, metavar="N", help="processes of one thread each")
+    where.add_argument(
+        "--n_workers",
+        type=_integer(1),
+        default=None,
+        metavar="N",
+        help="processes of one thread each; 1 is bit-reproducible (default: one for every core, or by GPUs)",
+    )
+    where.add_argument("--workers_per_gpu", type=_integer(1), default=1, metavar="N", help="of these, on each GPU")
     track = parser.add_argument_group("tracking")
     track.add_argument("--wandb_project", default="dno-search", metavar="STR", help="W&B project name")
     track.add_argument("--wandb_entity", default=None, metavar="STR", help="W&B entity name; None for your own")
@@ -169,6 +248,11 @@ def _add_other_flags(parser: argparse.ArgumentParser) -> None:
         default=None,
         metavar="RUN_FOLDER",
         help="train this folder's configuration again and compare",
+    )
+    instead.add_argument(
+        "--collect",
+        action="store_true",
+        help="with --storage: write the run folders of all trials that ran on other machines",
     )
     talk = parser.add_argument_group("talk").add_mutually_exclusive_group()
     talk.add_argument("-v", "--verbose", action="store_true", help="say more")
@@ -196,13 +280,27 @@ def parse_arguments(arguments: Sequence[str]) -> Options:
         allow_abbrev=False,
     )
     _add_study_flags(parser)
+    _add_training_flags(parser)
     _add_other_flags(parser)
     values = vars(parser.parse_args(underscored(arguments)))
     try:
         objectives, notes = parse_objectives(values.pop("objectives"))
     except ValueError as error:
         parser.error(f"argument --objectives: {error}")
+    for flag in ("artifacts", "collect"):
+        if values[flag] and values["storage"] is None:
+            parser.error(f"argument --{flag}: needs --storage, which says where the machines meet")
+    if values["sampler"] is not None and values["search_type"] != "bayesian":
+        parser.error("argument --sampler: goes with --search_type bayesian")
+    if values["sampler"] == "cmaes" and len(objectives) > 1:
+        parser.error("argument --sampler: cmaes takes one objective; tpe and gp take several")
     verbosity = values.pop("verbose") - values.pop("quiet")
     if values["wandb_entity"] in ("None", "none", ""):
         values["wandb_entity"] = None
-    return Options(objectives=objectives, notes=tuple(notes), verbosity=verbosity, arguments=tuple(arguments), **values)
+    return Options(
+        objectives=objectives,
+        notes=tuple(notes),
+        verbosity=verbosity,
+        arguments=tuple(map(masked, arguments)),
+        **values,
+    )

@@ -25,7 +25,7 @@ def confirmation_plan(plan: StudyPlan, slot: int, parameters: dict[str, object],
         origin=slot,
         cells=(parameters,) * n_seeds,
         n_slots=n_seeds,
-        first=None,
+        first=(),
     )
 
 

@@ -36,6 +36,6 @@ def describe(plan: StudyPlan, data: FamilyData, options: Options) -> str:
 def sampled(plan: StudyPlan, slot: int) -> dict[str, object]:
     """The configuration that a slot of a new study gets (a later Bayesian one depends on those before)."""
     optuna.logging.set_verbosity(optuna.logging.WARNING)
-    study = optuna.create_study(sampler=sampler(plan.search_type, plan.seed, slot))
+    study = optuna.create_study(sampler=sampler(plan.search_type, plan.seed, slot, plan.sampler))
     study.enqueue_trial(plan.parameters(slot))
     return suggest(study.ask(), plan.space)

@@ -7,6 +7,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass, replace
 from pathlib import Path
 
+import psutil
 import torch
 
 import dno
@@ -20,9 +21,11 @@ from search.command_line import Options
 from search.objectives import OBJECTIVES
 from search.sampling import derived_seed, grid_cells, snap
 from search.storage import refuse_differences, stored_fingerprint
+from search.warm_start import warm_starts
 
 logger = logging.getLogger(__name__)
 
+WORKER_BYTES = 2**30  # memory of one worker: about 0.5 GB for torch, the rest for data and activations
 SECONDS_PER_EPOCH = 0.6  # of a middling configuration on one core
 
 
@@ -30,9 +33,9 @@ SECONDS_PER_EPOCH = 0.6  # of a middling configuration on one core
 class StudyPlan:
     """One study: everything that decides which trials it holds and how they train.
 
-    `defaults` completes a sampled configuration; `first` is the configuration of slot 0 and `cells` those of all slots,
-    where they are given; `changes` tells how the default was moved into the space. A confirmation study repeats the
-    configuration of the slot `origin` of the study `parent`.
+    `defaults` completes a sampled configuration; `first` holds the configurations of the first slots and `cells` those
+    of all slots, where they are given; `changes` tells how the default was moved into the space. A confirmation study
+    repeats the configuration of the slot `origin` of the study `parent`.
     """
 
     name: str
@@ -49,7 +52,9 @@ class StudyPlan:
     patience: int
     max_seconds: float | None
     dataset_sha256: dict[str, str]
-    first: dict[str, object] | None = None
+    sampler: str = "tpe"  # of a Bayesian search
+    pruner: str = "hyperband"
+    first: tuple[dict[str, object], ...] = ()
     cells: tuple[dict[str, object], ...] | None = None
     changes: tuple[str, ...] = ()
     parent: str | None = None
@@ -63,7 +68,7 @@ class StudyPlan:
         """The configuration that is laid down for a slot; empty where the sampler chooses."""
         if self.cells is not None:
             return dict(self.cells[slot])
-        return dict(self.first or {}) if slot == 0 else {}
+        return dict(self.first[slot]) if slot < len(self.first) else {}
 
     def training_seed(self, slot: int) -> int:
         """The seed of a slot's training. A confirmation's seeds are those of no trial."""
@@ -71,9 +76,13 @@ class StudyPlan:
             return derived_seed(self.seed, f"confirmation of slot {self.origin}", slot)
         return derived_seed(self.seed, "training", slot)
 
+    def is_reported(self) -> bool:
+        """Whether the study hears of errors while trials train; Optuna takes none of several objectives."""
+        return self.objectives == ("rel_error",)
+
     def is_pruned(self) -> bool:
         """Whether bad trials are stopped early: not in a grid, which compares every cell, nor for other objectives."""
-        return self.search_type != "grid" and self.origin is None and self.objectives == ("rel_error",)
+        return self.search_type != "grid" and self.origin is None and self.is_reported()
 
     def fingerprint(self) -> dict[str, object]:
         """What must not change while a study goes on. The number of slots may."""
@@ -82,7 +91,9 @@ class StudyPlan:
             for name, entry in self.space.items()
         }
         fixed = {name: value for name, value in self.defaults.items() if name not in space}
-        return {
+        chosen = {"sampler": self.sampler, "pruner": self.pruner}
+        usual = {"sampler": "tpe", "pruner": "hyperband"}  # not named: studies from before these flags go on
+        return {name: value for name, value in chosen.items() if value != usual[name]} | {
             "model": self.model,
             "family": self.family,
             "search_type": self.search_type,
@@ -110,6 +121,30 @@ def resolve_device(name: str) -> torch.device:
             f"--device {name}: this machine has {torch.cuda.device_count()} CUDA devices; use --device cpu"
         )
     return device
+
+
+def with_workers(options: Options) -> Options:
+    """The options with a number of workers: as asked for, else one for every core, or so many for every GPU.
+
+    Each needs memory for torch and the datasets; no more are started than fit.
+    """
+    if options.n_workers is not None:
+        return options
+    device = resolve_device(options.device)
+    if device.type == "cuda":
+        n_gpus = torch.cuda.device_count() if device.index is None else 1
+        return replace(options, n_workers=n_gpus * options.workers_per_gpu)
+    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    fitting = psutil.virtual_memory().available // WORKER_BYTES
+    return replace(options, n_workers=max(1, min(cores, fitting)))
+
+
+def worker_device(name: str, line: int) -> str:
+    """The device of one worker: with several GPUs they take turns."""
+    device = resolve_device(name)
+    if device.type != "cuda" or device.index is not None:
+        return name
+    return f"cuda:{line % torch.cuda.device_count()}"
 
 
 def uses_default_root(data_root: Path) -> bool:
@@ -192,12 +227,16 @@ def plan_study(
         patience=options.patience,
         max_seconds=options.max_seconds,
         dataset_sha256=dict(data.sha256),
+        sampler=options.sampler or "tpe",
+        pruner=options.pruner,
     )
     if options.search_type == "grid":
         cells = tuple(grid_cells(space, options.max_combinations, options.seed))
         return replace(plan, cells=cells, n_slots=len(cells))
     first, changes = snap(defaults, space)
-    return replace(plan, first=first, changes=tuple(changes))
+    earlier = [] if options.warm_start is None else warm_starts(options.warm_start, model, space)
+    warm = [parameters for parameters in earlier if parameters != first]
+    return replace(plan, first=(first, *warm), changes=tuple(changes))
 
 
 def check_results_dir(results_dir: Path) -> None:
@@ -241,6 +280,6 @@ def estimated_hours(plans: list[StudyPlan], n_workers: int) -> float:
 def check_stored(plans: list[StudyPlan], options: Options) -> None:
     """Raises ValueError where a study of this name was started differently. Writes nothing."""
     for plan in plans:
-        stored = stored_fingerprint(options.results_dir, plan.name)
+        stored = stored_fingerprint(options.results_dir, plan.name, options.storage)
         if stored is not None:
             refuse_differences(plan.name, stored, plan.fingerprint())

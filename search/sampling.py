@@ -4,18 +4,21 @@ All three strategies read the same entries: `Range(low, high, scale)` and `Choic
 """
 
 import math
-from collections.abc import Iterator, Mapping
+import warnings
+from collections.abc import Callable, Iterator, Mapping
 
 import numpy as np
 import optuna
-from optuna.pruners import BasePruner, HyperbandPruner, NopPruner
-from optuna.samplers import BaseSampler, RandomSampler, TPESampler
+from optuna.pruners import BasePruner, HyperbandPruner, MedianPruner, NopPruner
+from optuna.samplers import BaseSampler, CmaEsSampler, GPSampler, RandomSampler, TPESampler
 
 from data.randomness import generator
 from hyperparameter_config import Choice, Range, grid_values, size
 
 GRID_POINTS = 4  # a continuous entry has this many values in a grid, both ends included
 STARTUP_TRIALS = 2  # slot 0 and one random draw, then the model of the Bayesian search steers
+MOST_DRAWS = 50  # of a discrete space, before a repetition is accepted: all cells may have been trained
+MEDIAN_OF = 5  # complete trials before the median pruner judges
 REDUCTION = 3  # Hyperband keeps one trial in this many at every rung
 RUNGS = 2  # its most aggressive bracket judges at most so often, first after max_epochs / REDUCTION ** RUNGS ...
 EARLIEST_EPOCH = 10  # ... but not before this epoch: a one-cycle schedule has shown little by then
@@ -41,6 +44,26 @@ def _suggest_one(trial: optuna.Trial, name: str, entry: Range | Choice) -> objec
     return trial.suggest_float(name, entry.low, entry.high, log=entry.scale == "log")
 
 
+def new_configuration(study: optuna.Study, trial_id: int, space: Space, draw: Callable[[int], BaseSampler]) -> None:
+    """Lays down values that no other trial has, where the space is discrete and would give the same ones again.
+
+    `draw(attempt)` is the sampler of an attempt. A space with a continuous entry repeats nothing by itself.
+    """
+    own = study._storage.get_trial(trial_id)
+    if any(isinstance(e, Range) and e.scale != "int" for e in space.values()) or own.system_attrs.get("fixed_params"):
+        return
+    others = [t for t in study.get_trials(deepcopy=False) if t._trial_id != trial_id]
+    taken = {tuple(repr(t.params.get(name)) for name in space) for t in others}
+    scratch = optuna.create_study(directions=study.directions)
+    scratch.add_trials([t for t in others if t.state.is_finished() and set(t.params) == set(space)])
+    for attempt in range(MOST_DRAWS):
+        scratch.sampler = draw(attempt)
+        candidate = suggest(scratch.ask(), space)
+        if tuple(repr(candidate[name]) for name in space) not in taken:
+            break
+    study._storage.set_trial_system_attr(trial_id, "fixed_params", candidate)
+
+
 def n_good_trials(n_trials: int) -> int:
     """How many of the trials so far TPE takes as good: √n. Optuna's n / 10 is a single one up to ten trials, around
     which it draws from nearly the whole range: on a toy like our spaces, 12 trials then beat the default configuration
@@ -49,21 +72,32 @@ def n_good_trials(n_trials: int) -> int:
     return math.ceil(math.sqrt(n_trials))
 
 
-def sampler(search_type: str, seed: int, slot: int) -> BaseSampler:
-    """The sampler of one slot, seeded by it, so that a resumed search draws what an uninterrupted one does."""
-    slot_seed = derived_seed(seed, "sampler", slot)
-    if search_type == "bayesian":
+def sampler(search_type: str, seed: int, slot: int, kind: str = "tpe", attempt: int = 0) -> BaseSampler:
+    """The sampler of one slot, seeded by it, so that a resumed search draws what an uninterrupted one does.
+
+    `kind` names the sampler of a Bayesian search; another `attempt` draws anew.
+    """
+    slot_seed = derived_seed(seed, "sampler" if attempt == 0 else f"sampler, attempt {attempt}", slot)
+    if search_type == "bayesian" and kind == "gp":
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", optuna.exceptions.ExperimentalWarning)
+            return GPSampler(seed=slot_seed, n_startup_trials=STARTUP_TRIALS)
+    if search_type == "bayesian" and kind == "cmaes":
+        return CmaEsSampler(seed=slot_seed, n_startup_trials=STARTUP_TRIALS, warn_independent_sampling=False)
+    if search_type == "bayesian" and kind == "tpe":
         tpe = TPESampler(seed=slot_seed, n_startup_trials=STARTUP_TRIALS)
         tpe._gamma = n_good_trials  # the argument `gamma` is deprecated
         return tpe
     return RandomSampler(seed=slot_seed)
 
 
-def pruner(max_epochs: int) -> BasePruner:
-    """Hyperband over epochs; none where there are too few of them to judge by."""
+def pruner(max_epochs: int, kind: str = "hyperband") -> BasePruner:
+    """The pruner of this kind over epochs; none where there are too few of them to judge by."""
     earliest = max(EARLIEST_EPOCH, max_epochs // REDUCTION**RUNGS)
-    if earliest >= max_epochs:
+    if kind == "none" or earliest >= max_epochs:
         return NopPruner()
+    if kind == "median":
+        return MedianPruner(n_startup_trials=MEDIAN_OF, n_warmup_steps=earliest - 1)
     return HyperbandPruner(min_resource=earliest, max_resource=max_epochs, reduction_factor=REDUCTION)
 
 

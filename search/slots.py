@@ -4,11 +4,12 @@ A slot is finished by a trial that is COMPLETE, PRUNED, or FAIL with the end "fa
 memory). All other ends ("killed", "interrupted", "error", "withdrawn") free the slot again.
 """
 
+import contextlib
 import logging
 import os
 import socket
-from collections.abc import Callable
-from dataclasses import dataclass
+from collections.abc import Callable, Collection
+from dataclasses import dataclass, field
 
 import optuna
 import psutil
@@ -21,6 +22,14 @@ MAX_REPEATS = 5  # a slot whose trials are killed is tried again this often
 FAILED, KILLED, INTERRUPTED, ERROR, WITHDRAWN = "failed", "killed", "interrupted", "error", "withdrawn"
 
 
+class SlotLost(Exception):
+    """Another machine has taken the slot over."""
+
+
+class StorageLost(Exception):
+    """The storage did not answer for so long that the search gives up; its text is for the user."""
+
+
 @dataclass(frozen=True)
 class TrialEnd:
     """How a trial ended, as the study stores it. `status` is complete, pruned, or one of the ends above."""
@@ -30,6 +39,7 @@ class TrialEnd:
     values: tuple[float, ...] | None
     metrics: dict[str, float | int]
     seconds: dict[str, float]
+    record: dict[str, object] = field(default_factory=dict)  # the run folder's files, for machines that do not see it
 
 
 @dataclass(frozen=True)
@@ -41,26 +51,37 @@ class Tally:
     waiting: int
 
 
+def host_identity() -> str:
+    """The name of this machine; DNO_HOST_ID gives another where several share one, as containers may."""
+    return os.environ.get("DNO_HOST_ID") or socket.gethostname()
+
+
 def owner_identity() -> str:
     """`host:pid:start time` of this process: unlike a pid alone, never used twice."""
-    return f"{socket.gethostname()}:{os.getpid()}:{psutil.Process().create_time():.2f}"
+    return f"{host_identity()}:{os.getpid()}:{psutil.Process().create_time():.2f}"
 
 
-def is_alive(owner: str | None) -> bool:
-    """Whether the process that recorded itself as owner still runs on this machine.
+def is_alive(owner: str | None, living_hosts: Collection[str] = ()) -> bool:
+    """Whether the process that recorded itself as owner still runs on this machine, or its machine still lives.
 
-    An owner on another machine counts as dead: the search lock of the study is ours, so its search is over.
+    Without a storage for many machines no other lives: the search lock of the study is ours, so its search is over.
     """
     if owner is None:
         return False
     host, pid, started = owner.rsplit(":", 2)
-    if host != socket.gethostname():
-        return False
+    if host != host_identity():
+        return host in living_hosts
     try:
         process = psutil.Process(int(pid))
         return process.status() != psutil.STATUS_ZOMBIE and abs(process.create_time() - float(started)) < 0.05
     except psutil.NoSuchProcess:
         return False
+
+
+def one_transaction(study: optuna.Study) -> contextlib.AbstractContextManager[None]:
+    """What the block writes is committed at once where the study lies in a database; with a journal one by one."""
+    backend = getattr(study._storage, "_backend", None)
+    return backend.transaction() if hasattr(backend, "transaction") else contextlib.nullcontext()
 
 
 def is_finished(trial: FrozenTrial) -> bool:
@@ -87,16 +108,17 @@ def finished_trials(study: optuna.Study, n_slots: int | None = None) -> list[Fro
 
 def record_end(study: optuna.Study, number: int, end: TrialEnd) -> None:
     """Writes the end of a RUNNING trial into the study; the state changes last."""
-    attributes = {"end": end.status, "reason": end.reason, "metrics": end.metrics, "seconds": end.seconds}
+    attributes = {"end": end.status, "reason": end.reason, "metrics": end.metrics, "seconds": end.seconds} | end.record
     storage = study._storage
     trial_id = storage.get_trial_id_from_study_id_trial_number(study._study_id, number)
-    for key, value in attributes.items():
-        if value:
-            storage.set_trial_user_attr(trial_id, key, value)
-    if end.status == "complete":
-        study.tell(number, list(end.values or ()))
-    else:
-        study.tell(number, state=TrialState.PRUNED if end.status == "pruned" else TrialState.FAIL)
+    with one_transaction(study):
+        for key, value in attributes.items():
+            if value:
+                storage.set_trial_user_attr(trial_id, key, value)
+        if end.status == "complete":
+            study.tell(number, list(end.values or ()))
+        else:
+            study.tell(number, state=TrialState.PRUNED if end.status == "pruned" else TrialState.FAIL)
 
 
 def reconcile(
@@ -105,6 +127,7 @@ def reconcile(
     parameters: Callable[[int], dict[str, object]],
     adopt: Callable[[FrozenTrial], TrialEnd | None],
     mark: str = KILLED,
+    living_hosts: Collection[str] = (),
 ) -> Tally:
     """Makes the study agree with the world; call it under the guard lock.
 
@@ -113,7 +136,7 @@ def reconcile(
     any, else with `parameters(slot)`; an empty dict means that the sampler chooses.
     """
     for trial in study.get_trials(deepcopy=False, states=(TrialState.RUNNING,)):
-        if not is_alive(trial.user_attrs.get("owner")):
+        if not is_alive(trial.user_attrs.get("owner"), living_hosts):
             _bury(study, trial, adopt(trial), mark)
     _withdraw(study, n_slots)
     slots = trials_by_slot(study)
@@ -140,12 +163,11 @@ def claim(study: optuna.Study, owner: str) -> optuna.Trial | None:
     waiting = study.get_trials(deepcopy=False, states=(TrialState.WAITING,))
     if not waiting:
         return None
-    number = min(waiting, key=lambda trial: trial.user_attrs["slot"]).number
-    trial_id = study._storage.get_trial_id_from_study_id_trial_number(study._study_id, number)
-    study._storage.set_trial_state_values(trial_id, TrialState.RUNNING)
-    trial = optuna.Trial(study, trial_id)
-    trial.set_user_attr("owner", owner)
-    return trial
+    chosen = min(waiting, key=lambda trial: trial.user_attrs["slot"])
+    with one_transaction(study):
+        study._storage.set_trial_state_values(chosen._trial_id, TrialState.RUNNING)
+        study._storage.set_trial_user_attr(chosen._trial_id, "owner", owner)
+    return optuna.Trial(study, chosen._trial_id)
 
 
 def _bury(study: optuna.Study, trial: FrozenTrial, result: TrialEnd | None, mark: str) -> None:
@@ -174,10 +196,12 @@ def _withdraw(study: optuna.Study, n_slots: int) -> None:
 def _enqueue(
     study: optuna.Study, slot: int, trials: list[FrozenTrial], parameters: Callable[[int], dict[str, object]]
 ) -> None:
-    values, attempt = parameters(slot), 0
+    values, attributes = parameters(slot), {"slot": slot, "attempt": 0}
     if trials:
-        last = trials[-1]
-        attempt = last.user_attrs.get("attempt", 0) + (last.user_attrs.get("end") == KILLED)
-        if last.user_attrs.get("sampled"):
-            values = dict(last.params)
-    study.enqueue_trial(values, user_attrs={"slot": slot, "attempt": attempt})
+        last = trials[-1].user_attrs
+        attributes["attempt"] = last.get("attempt", 0) + (last.get("end") == KILLED)
+        if last.get("sampled"):
+            values = dict(trials[-1].params)
+        if last.get("run_folder") and last.get("end") in (KILLED, INTERRUPTED):
+            attributes["run_folder"] = last["run_folder"]  # its training goes on from its last checkpoint
+    study.enqueue_trial(values, user_attrs=attributes)

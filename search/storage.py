@@ -1,18 +1,28 @@
-"""Where studies are kept: Optuna's journal file under a kernel lock, and the locks that keep searches apart."""
+"""Where studies are kept: Optuna's journal file under a kernel lock, or a database, and the locks that keep searches
+apart.
+"""
 
 import fcntl
 import json
 import logging
 import os
-from collections.abc import Iterator
-from contextlib import contextmanager
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from pathlib import Path
+from typing import TYPE_CHECKING, TypeVar
 
 import optuna
 from optuna.storages import BaseStorage, JournalStorage
 from optuna.storages.journal import JournalFileBackend
 
+from search.slots import host_identity
+
+if TYPE_CHECKING:
+    from search.postgresql import AdvisoryLock
+
 logger = logging.getLogger(__name__)
+
+Result = TypeVar("Result")
 
 JOURNAL_NAME = "studies.journal"
 LOCK_FOLDER = ".locks"
@@ -52,7 +62,7 @@ class KernelLock:
 
 
 @contextmanager
-def held(lock: KernelLock) -> Iterator[None]:
+def held(lock: "KernelLock | AdvisoryLock") -> Iterator[None]:
     """Holds the lock for the length of the block."""
     lock.acquire()
     try:
@@ -106,18 +116,30 @@ def lock_path(results_dir: Path, name: str) -> Path:
     return results_dir / LOCK_FOLDER / f"{name}.lock"
 
 
-def search_lock(results_dir: Path, study_name: str) -> KernelLock:
-    """Held by the one command that searches a study."""
+def search_lock(results_dir: Path, study_name: str, url: str | None = None) -> "KernelLock | AdvisoryLock":
+    """Held by the one command that searches a study; with a storage for many machines, by one on each of them."""
+    if url is not None:
+        from search.postgresql import AdvisoryLock  # with SQLAlchemy and psycopg: only who needs them pays for them
+
+        return AdvisoryLock(url, f"search of {study_name} on {host_identity()}", is_long=True)
     return KernelLock(lock_path(results_dir, f"{study_name}.search"))
 
 
-def guard_lock(results_dir: Path, study_name: str) -> KernelLock:
+def guard_lock(results_dir: Path, study_name: str, url: str | None = None) -> "KernelLock | AdvisoryLock":
     """Held for moments, while slots change hands."""
+    if url is not None:
+        from search.postgresql import AdvisoryLock
+
+        return AdvisoryLock(url, f"slots of {study_name}")
     return KernelLock(lock_path(results_dir, f"{study_name}.slots"))
 
 
-def open_storage(results_dir: Path) -> BaseStorage:
-    """The journal of all studies of a results folder; made when it is missing."""
+def open_storage(results_dir: Path, url: str | None = None) -> BaseStorage:
+    """The journal of all studies of a results folder, made when it is missing; or the database of this URL."""
+    if url is not None:
+        from search.postgresql import open_database
+
+        return open_database(url)
     journal = results_dir.resolve() / JOURNAL_NAME
     journal.parent.mkdir(parents=True, exist_ok=True)
     lock = JournalLock(journal)
@@ -129,8 +151,35 @@ def open_storage(results_dir: Path) -> BaseStorage:
         raise ValueError(f"{journal}: damaged ({error}); move it away, the run folders stay readable") from error
 
 
+def patiently(url: str | None, action: Callable[[], Result]) -> Result:
+    """The action's result; where a server does not answer, the action is tried again for some minutes."""
+    if url is None:
+        return action()
+    from search.postgresql import patiently as wait_for_server
+
+    return wait_for_server(action)
+
+
+def living_machines(url: str | None) -> frozenset[str]:
+    """The machines that work on studies of this storage and gave a sign of life lately."""
+    if url is None:
+        return frozenset()
+    from search.postgresql import living_hosts
+
+    return living_hosts(url)
+
+
+def signs_of_life(url: str | None) -> AbstractContextManager[None]:
+    """Tells the other machines, for the length of the block, that this one lives."""
+    if url is None:
+        return nullcontext()
+    from search.postgresql import heartbeat
+
+    return heartbeat(url, host_identity())
+
+
 def open_study(storage: BaseStorage, name: str, directions: list[str], fingerprint: dict[str, object]) -> optuna.Study:
-    """The study of this name; made with its fingerprint when it is new. Call it under the study's search lock.
+    """The study of this name; made with its fingerprint when it is new. Call it under the study's guard lock.
 
     Raises ValueError with the differences when the stored fingerprint is another one.
     """
@@ -153,11 +202,11 @@ def refuse_differences(name: str, stored: dict[str, object], wanted: dict[str, o
         )
 
 
-def stored_fingerprint(results_dir: Path, name: str) -> dict[str, object] | None:
-    """The fingerprint of a study, or None where there is no such study. Writes nothing."""
-    if not (results_dir / JOURNAL_NAME).exists():
+def stored_fingerprint(results_dir: Path, name: str, url: str | None = None) -> dict[str, object] | None:
+    """The fingerprint of a study, or None where there is no such study. Makes no study."""
+    if url is None and not (results_dir / JOURNAL_NAME).exists():
         return None
-    storage = open_storage(results_dir)
+    storage = open_storage(results_dir, url)
     for summary in storage.get_all_studies():
         if summary.study_name == name:
             return summary.user_attrs.get("fingerprint")

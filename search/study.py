@@ -1,5 +1,6 @@
 """One study from its plan to its leaderboard."""
 
+import contextlib
 import logging
 import time
 from collections.abc import Sequence
@@ -15,9 +16,10 @@ from search.interruption import Interruption
 from search.leaderboard import Row, Times, format_leaderboard, leaderboard_rows, next_commands
 from search.plan import StudyPlan, estimated_hours
 from search.progress import Display
-from search.slots import finished_trials
-from search.storage import search_lock
+from search.slots import StorageLost, finished_trials
+from search.storage import search_lock, signs_of_life
 from search.trials import Bench, TrialCrash, open_bench
+from search.winner import keep_winner
 from search.workers import search_here, search_with_workers, settle
 
 logger = logging.getLogger(__name__)
@@ -64,10 +66,15 @@ def search_study(
     `since` is the time (Unix seconds) from which this study's seconds are counted. Raises StudyStopped with exit code 2
     when another process searches this study, with 1 when a trial hit a bug.
     """
-    lock = search_lock(options.results_dir, plan.name)
+    lock = search_lock(options.results_dir, plan.name, options.storage)
     if not lock.acquire(wait=False):
-        raise StudyStopped(f"study {plan.name!r} is being searched by another process; --study NEW starts another", 2)
-    try:
+        elsewhere = "" if options.storage is None else " on this machine (DNO_HOST_ID tells machines of one name apart)"
+        raise StudyStopped(
+            f"study {plan.name!r} is being searched by another process{elsewhere}; --study NEW starts another", 2
+        )
+    with contextlib.ExitStack() as until_the_end:
+        until_the_end.callback(lock.release)
+        until_the_end.enter_context(signs_of_life(options.storage))
         settings = WandbSettings(options.wandb_mode, options.wandb_project, options.wandb_entity, options.results_dir)
         bench = open_bench(plan, options, choose_wandb_mode(settings), data)
         settle(bench)
@@ -75,20 +82,30 @@ def search_study(
         confirmed: dict[int, list[tuple[float, float]]] = {}
         try:
             run_slots(bench, interruption)
+            for reason in filter(None, (interruption.enough, _late(interruption, options))):
+                logger.info("study %s ends early: %s", plan.name, reason)
+            interruption.enough = None
             if options.confirm_top and not interruption.is_requested:
                 confirmed = confirm(bench, interruption, run_slots)
         except KeyboardInterrupt:
             logger.warning("stopped at once")
+        except StorageLost as lost:
+            raise StudyStopped(f"{lost}; the same command goes on where this ended", 1) from lost
         except TrialCrash as crash:
             raise StudyStopped(
                 f"a trial of study {plan.name!r} hit a bug, which stops the study; {crash}", 1
             ) from crash
         rows = leaderboard_rows(bench.study, plan, confirmed)
         track_study(bench, rows)
+        kept = keep_winner(plan, rows[0], options) if rows else None
+        if kept is not None:
+            logger.info("the best model of %s on %s is kept as %s", plan.model, plan.family, kept)
         times = spent(bench, ended_before, since)
         return Outcome(_text(bench, rows, times), len(rows))
-    finally:
-        lock.release()
+
+
+def _late(interruption: Interruption, options: Options) -> str | None:
+    return f"the {options.timeout:g} minutes of --timeout are over" if interruption.is_late else None
 
 
 def run_slots(bench: Bench, interruption: Interruption) -> None:

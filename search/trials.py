@@ -3,20 +3,24 @@
 import logging
 import math
 import platform
+import shutil
 import traceback
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import datetime
 from importlib.metadata import version
+from pathlib import Path
 
 import optuna
 import torch
+from optuna.exceptions import UpdateFinishedTrialError
 from optuna.trial import FrozenTrial
 
 import dno
 import model_trainer
 from data.batches import FamilyData
 from experiment_tracker import (
+    CHECKPOINTS,
     EpochRecord,
     FinalResults,
     NullWandb,
@@ -28,13 +32,16 @@ from experiment_tracker import (
     open_wandb,
     read_run,
 )
+from model_checkpoint import Checkpoints, read_records
+from search.collect import travelling_record, upload
 from search.command_line import Options
 from search.objectives import directions, objective_values
 from search.plan import StudyPlan, find_data, resolve_device
 from search.progress import Channel
-from search.sampling import pruner, sampler, suggest
-from search.slots import ERROR, FAILED, TrialEnd, record_end
-from search.storage import open_storage, open_study
+from search.reports import Reports
+from search.sampling import new_configuration, pruner, sampler, suggest
+from search.slots import ERROR, FAILED, SlotLost, StorageLost, TrialEnd, one_transaction, record_end
+from search.storage import guard_lock, held, open_storage, open_study, patiently
 
 logger = logging.getLogger(__name__)
 
@@ -65,7 +72,9 @@ def open_bench(plan: StudyPlan, options: Options, settings: WandbSettings, data:
     optuna.logging.set_verbosity(optuna.logging.WARNING)
     device = resolve_device(options.device)
     data = find_data(plan.family, options, device) if data is None else data
-    study = open_study(open_storage(options.results_dir), plan.name, directions(plan.objectives), plan.fingerprint())
+    storage = open_storage(options.results_dir, options.storage)
+    with held(guard_lock(options.results_dir, plan.name, options.storage)):
+        study = open_study(storage, plan.name, directions(plan.objectives), plan.fingerprint())
     return Bench(plan, options, study, data, device, settings, open_wandb(settings))
 
 
@@ -73,26 +82,26 @@ def run_trial(bench: Bench, trial: optuna.Trial, channel: Channel) -> None:
     """Trains the configuration of a claimed slot and tells the study how it ended. Raises TrialCrash for a bug."""
     plan, study, slot = bench.plan, bench.study, trial.user_attrs["slot"]
     channel.began(slot)
-    study.sampler, study.pruner = sampler(plan.search_type, plan.seed, slot), optuna.pruners.NopPruner()
-    hyperparameters = plan.defaults | suggest(trial, plan.space)
-    study.pruner = pruner(plan.max_epochs)  # only now: with Hyperband in place TPE would learn from one bracket alone
-    folder = RunFolder.create(bench.options.results_dir, _run_config(bench, slot, trial, hyperparameters))
-    for key, value in (("sampled", True), ("run_folder", folder.path.name)):
-        trial.set_user_attr(key, value)
+    trial, hyperparameters = patiently(bench.options.storage, lambda: _sample(bench, trial._trial_id))
+    folder, checkpoints = _open_folder(bench, trial, _run_config(bench, slot, trial, hyperparameters))
+    with one_transaction(study):
+        for key, value in (("sampled", True), ("run_folder", folder.path.name)):
+            trial.set_user_attr(key, value)
+    reports = Reports(trial, plan, is_remote=bench.options.storage is not None)
 
     def on_epoch(record: EpochRecord) -> str | None:
         channel.epoch(slot, record.epoch, record.val_rel_error)
-        if channel.stop_requested():
-            return "interrupted"
-        if plan.is_pruned() and record.epoch < plan.max_epochs and math.isfinite(record.val_rel_error):
-            trial.report(record.val_rel_error, record.epoch)
-            if trial.should_prune():
+        try:
+            if reports.add(record):
                 return "pruned"
-        return None
+        except (SlotLost, StorageLost):
+            return "interrupted"
+        return "interrupted" if channel.stop_requested() else None
 
-    results = train_into(folder, bench.data, bench.wandb, on_epoch)
+    reports.restore(restored_epochs(checkpoints))
+    results = train_into(folder, bench.data, bench.wandb, on_epoch, checkpoints)
     end = trial_end(results, plan.objectives)
-    record_end(study, trial.number, end)
+    _tell(bench, trial, end, reports, folder)
     channel.ended(slot, end.status)
     logger.info("slot %d: %s", slot, _one_line(end, folder.path.name))
     if end.status == ERROR:
@@ -101,12 +110,71 @@ def run_trial(bench: Bench, trial: optuna.Trial, channel: Channel) -> None:
         raise KeyboardInterrupt
 
 
+def _sample(bench: Bench, trial_id: int) -> tuple[optuna.Trial, dict[str, object]]:
+    """The trial with its configuration, which is stored with it."""
+    plan, study = bench.plan, bench.study
+    slot = study._storage.get_trial(trial_id).user_attrs["slot"]
+
+    def draw(attempt: int) -> optuna.samplers.BaseSampler:
+        return sampler(plan.search_type, plan.seed, slot, plan.sampler, attempt)
+
+    study.sampler, study.pruner = draw(0), optuna.pruners.NopPruner()
+    if plan.cells is None:
+        new_configuration(study, trial_id, plan.space, draw)
+    trial = optuna.Trial(study, trial_id)
+    with one_transaction(study):
+        hyperparameters = plan.defaults | suggest(trial, plan.space)
+    if plan.is_pruned():  # only now: with Hyperband in place TPE would learn from one bracket alone
+        study.pruner = pruner(plan.max_epochs, plan.pruner)
+    return trial, hyperparameters
+
+
+def _tell(bench: Bench, trial: optuna.Trial, end: TrialEnd, reports: Reports, folder: RunFolder) -> None:
+    """Tells the study how the trial ended, unless another machine has taken its slot over meanwhile."""
+    try:
+        told = patiently(bench.options.storage, lambda: _to_travel(bench, trial, end, folder.path))
+        patiently(bench.options.storage, lambda: _finish(bench.study, trial, told, reports))
+    except (SlotLost, UpdateFinishedTrialError):
+        slot = trial.user_attrs["slot"]
+        logger.warning("slot %d: another machine has taken it over, as this one gave no sign of life", slot)
+
+
+def _finish(study: optuna.Study, trial: optuna.Trial, end: TrialEnd, reports: Reports) -> None:
+    with one_transaction(study):
+        reports.flush()
+        record_end(study, trial.number, end)
+
+
+def restored_epochs(checkpoints: Checkpoints | None) -> list[EpochRecord]:
+    """The epochs that a training need not repeat."""
+    return [] if checkpoints is None or checkpoints.saved is None else read_records(checkpoints.saved)
+
+
+def _open_folder(bench: Bench, trial: optuna.Trial, config: RunConfig) -> tuple[RunFolder, Checkpoints]:
+    """The folder of the slot's last attempt, with its last checkpoint, where it lies here; else a new folder."""
+    results_dir, every = bench.options.results_dir, bench.options.checkpoint_every
+    name = trial.user_attrs.get("run_folder")
+    if name is None or Path(name).name != name or not (results_dir / name).is_dir():
+        folder = RunFolder.create(results_dir, config)
+        return folder, Checkpoints(folder.checkpoints, every)
+    checkpoints = Checkpoints(results_dir / name / CHECKPOINTS, every)
+    epochs = restored_epochs(checkpoints)
+    if epochs:
+        logger.info("slot %d: goes on after epoch %d", config.slot, epochs[-1].epoch)
+    return RunFolder.reopen(results_dir / name, config, epochs), checkpoints
+
+
 def train_into(
-    folder: RunFolder, data: FamilyData, wandb: WandbLogger | NullWandb, on_epoch: Callable[[EpochRecord], str | None]
+    folder: RunFolder,
+    data: FamilyData,
+    wandb: WandbLogger | NullWandb,
+    on_epoch: Callable[[EpochRecord], str | None],
+    checkpoints: Checkpoints | None = None,
 ) -> FinalResults:
     """Trains the folder's configuration and writes epochs, model, predictions and, last, the results.
 
-    An error that is not the trial's own is recorded with its traceback, for the caller to stop at.
+    Goes on from the newest of `checkpoints`, and removes them when the run is over. An error that is not the trial's
+    own is recorded with its traceback, for the caller to stop at.
     """
     config = folder.config
     limits = model_trainer.Limits(config.max_epochs, config.patience, config.max_seconds)
@@ -117,9 +185,17 @@ def train_into(
         return on_epoch(record)
 
     wandb.start_trial(config)
+    for record in restored_epochs(checkpoints):
+        wandb.log_epoch(record)
     try:
         result = model_trainer.train(
-            config.model, config.hyperparameters, data, limits=limits, seed=config.seed, on_epoch=record_epoch
+            config.model,
+            config.hyperparameters,
+            data,
+            limits=limits,
+            seed=config.seed,
+            on_epoch=record_epoch,
+            checkpoints=checkpoints,
         )
         if result.operator is not None:
             about = {
@@ -138,6 +214,8 @@ def train_into(
         reason = f"{type(error).__name__}: {error}"
         results = FinalResults("failed", reason, {}, {}, traceback=traceback.format_exc())
     results = folder.finish(results)
+    if checkpoints is not None and results.status != "interrupted":
+        checkpoints.remove()
     wandb.finish_trial(results, folder.path)
     return results
 
@@ -157,16 +235,30 @@ def trial_end(results: FinalResults, objectives: tuple[str, ...]) -> TrialEnd:
 
 
 def adopt(bench: Bench, trial: FrozenTrial) -> TrialEnd | None:
-    """The end of a trial whose process died after its results were written; None where they were not."""
-    name = trial.user_attrs.get("run_folder")
-    if name is None:
+    """The end of a trial whose process died after its results were written; None where they were not, or not here."""
+    name, results_dir = trial.user_attrs.get("run_folder"), bench.options.results_dir
+    if name is None or Path(name).name != name or not (results_dir / name).is_dir():
         return None
     try:
-        results = read_run(bench.options.results_dir / name).results
+        results = read_run(results_dir / name).results
     except (FileNotFoundError, RecordError) as problem:
         logger.warning("%s: %s", name, problem)
         return None
-    return None if results is None else trial_end(results, bench.plan.objectives)
+    if results is None:
+        return None
+    end = trial_end(results, bench.plan.objectives)
+    if results.status != "interrupted":
+        shutil.rmtree(results_dir / name / CHECKPOINTS, ignore_errors=True)
+    return _to_travel(bench, trial, end, results_dir / name)
+
+
+def _to_travel(bench: Bench, trial: optuna.Trial | FrozenTrial, end: TrialEnd, folder: Path) -> TrialEnd:
+    """The end with all that other machines need to know; the files of a complete trial are put where they see them."""
+    if bench.options.storage is None:
+        return end
+    if bench.options.artifacts is not None and end.status == "complete":
+        upload(folder, trial, bench.study._storage, bench.options.artifacts)
+    return replace(end, record=travelling_record(folder))
 
 
 def _run_config(bench: Bench, slot: int, trial: optuna.Trial, hyperparameters: dict[str, object]) -> RunConfig:

@@ -11,18 +11,21 @@ import signal
 import sys
 import time
 import traceback
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from multiprocessing.connection import Connection, wait
 from multiprocessing.process import BaseProcess
 
+import optuna
+
 from experiment_tracker import WandbSettings
+from search.budget import enough
 from search.command_line import Options
 from search.environment import prepare_process
 from search.interruption import Interruption
-from search.plan import StudyPlan
+from search.plan import StudyPlan, worker_device
 from search.progress import Display, HereChannel, PipeChannel, PipeLog
-from search.slots import INTERRUPTED, KILLED, Tally, claim, owner_identity, reconcile
-from search.storage import guard_lock, held
+from search.slots import INTERRUPTED, KILLED, StorageLost, Tally, claim, owner_identity, reconcile
+from search.storage import guard_lock, held, living_machines, patiently
 from search.trials import Bench, TrialCrash, adopt, open_bench, run_trial
 
 logger = logging.getLogger(__name__)
@@ -33,10 +36,23 @@ MOST_IDLE_DEATHS = 5  # workers that may die in a row without any slot getting f
 
 def settle(bench: Bench, mark: str = KILLED) -> Tally:
     """Reconciles the slots of the study under its guard."""
-    with held(guard_lock(bench.options.results_dir, bench.plan.name)):
-        return reconcile(
-            bench.study, bench.plan.n_slots, bench.plan.parameters, lambda trial: adopt(bench, trial), mark
-        )
+    plan, url = bench.plan, bench.options.storage
+
+    def guarded() -> Tally:
+        with held(guard_lock(bench.options.results_dir, plan.name, url)):
+            living = living_machines(url)
+            return reconcile(
+                bench.study, plan.n_slots, plan.parameters, lambda trial: adopt(bench, trial), mark, living
+            )
+
+    return patiently(url, guarded)
+
+
+def enough_found(bench: Bench) -> str | None:
+    """Why the study needs no further trial; a confirmation needs all of its own."""
+    if bench.plan.origin is not None:
+        return None
+    return patiently(bench.options.storage, lambda: enough(bench.study, bench.options))
 
 
 def search_here(bench: Bench, interruption: Interruption, display: Display) -> Tally:
@@ -45,6 +61,7 @@ def search_here(bench: Bench, interruption: Interruption, display: Display) -> T
     while True:
         tally = settle(bench)
         display.finished(tally.finished)
+        interruption.enough = enough_found(bench)
         if tally.finished == bench.plan.n_slots or interruption.is_requested:
             return tally
         trial = _claim(bench, owner)
@@ -54,9 +71,14 @@ def search_here(bench: Bench, interruption: Interruption, display: Display) -> T
             time.sleep(POLL_SECONDS)  # a worker of a search that was just killed stops at its next epoch
 
 
-def _claim(bench: Bench, owner: str) -> object | None:
-    with held(guard_lock(bench.options.results_dir, bench.plan.name)):
-        return claim(bench.study, owner)
+def _claim(bench: Bench, owner: str) -> optuna.Trial | None:
+    url = bench.options.storage
+
+    def guarded() -> optuna.Trial | None:
+        with held(guard_lock(bench.options.results_dir, bench.plan.name, url)):
+            return claim(bench.study, owner)
+
+    return patiently(url, guarded)
 
 
 @dataclass
@@ -76,9 +98,12 @@ def search_with_workers(bench: Bench, interruption: Interruption, display: Displ
     """Keeps `--n_workers` processes busy until every slot is finished. Raises TrialCrash when a trial hit a bug."""
     crew: list[Worker] = []
     idle_deaths = most_finished = 0
+    tally, next_look = settle(bench), 0.0
     try:
         while True:
-            tally = settle(bench)
+            if time.monotonic() >= next_look:
+                tally, next_look = settle(bench), time.monotonic() + POLL_SECONDS
+                interruption.enough = enough_found(bench)
             display.finished(tally.finished)
             if not crew and (tally.finished == bench.plan.n_slots or interruption.is_requested):
                 return tally
@@ -92,6 +117,7 @@ def search_with_workers(bench: Bench, interruption: Interruption, display: Displ
                 _listen(worker, display)
             dead = [worker for worker in crew if not worker.is_open]
             crew = [worker for worker in crew if worker.is_open]
+            next_look = 0.0 if dead else next_look
             idle_deaths = 0 if tally.finished > most_finished else idle_deaths + sum(_bury(worker) for worker in dead)
             most_finished = tally.finished
             if idle_deaths > MOST_IDLE_DEATHS * bench.options.n_workers:
@@ -109,9 +135,10 @@ def _start_worker(bench: Bench, crew: list[Worker]) -> Worker:
     context = multiprocessing.get_context("spawn")
     here, there = context.Pipe()
     line = min(set(range(bench.options.n_workers)) - {worker.line for worker in crew})
+    options = replace(bench.options, device=worker_device(bench.options.device, line))
     process = context.Process(
         target=_work,
-        args=(bench.plan, bench.options, bench.wandb_settings, there, logging.getLogger().level),
+        args=(bench.plan, options, bench.wandb_settings, there, logging.getLogger().level),
         name=f"worker {line}",
     )
     process.start()
@@ -172,6 +199,9 @@ def _work(plan: StudyPlan, options: Options, settings: WandbSettings, connection
         while not channel.stop_requested() and (trial := _claim(bench, owner_identity())) is not None:
             run_trial(bench, trial, channel)
         bench.wandb.close()
+    except StorageLost as lost:  # the searching process sees it too, and ends the study
+        logger.warning("%s", lost)
+        sys.exit(1)
     except TrialCrash as crash:
         channel.send("crash", str(crash))
         sys.exit(1)

@@ -26,6 +26,7 @@ SMALL_SPACES = {
     "stacked_history": {"learning_rate": (1e-4, 1e-2, "log"), "batch_size": [256], "width": [8], "rows": [2]},
 }
 SMALL = ["--model", "method_of_steps", "--family", "mackey", "--max_epochs", "2", "--wandb_mode", "disabled"]
+SMALL += ["--n_workers", "1", "--confirm_top", "0"]
 
 
 def make_data(data_root: Path, family: str = "mackey") -> Path:

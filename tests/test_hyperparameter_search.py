@@ -156,6 +156,31 @@ def test_exactly_n_slots_after_kills_of_search_and_workers(
     assert finished_slots(tmp_path) == list(range(5))
 
 
+@pytest.mark.slow
+def test_a_killed_trial_goes_on_from_its_last_epoch_bit_for_bit(data_root: Path, tmp_path: Path) -> None:
+    arguments = ["--data_root", data_root, "--n_trials", 1, "--max_epochs", 12]
+    killed = tmp_path / "killed"
+    process = start(*SMALL, *arguments, "--results_dir", killed)
+    wait_for(lambda: list(killed.glob("*/checkpoints/epoch-00000[4-9].pt")), process)
+    process.kill()
+    process.communicate()
+    epochs = [path.read_text().count("\n") - 1 for path in killed.glob("*/metrics.csv")]
+    assert 4 <= epochs[0] < 12
+    for results in (killed, tmp_path / "whole"):
+        process = start(*SMALL, *arguments, "--results_dir", results)
+        err = process.communicate(timeout=60)[1]
+        assert process.returncode == 0
+        assert ("goes on after epoch" in err) == (results == killed)
+    assert errors_by_slot(killed) == errors_by_slot(tmp_path / "whole")
+    tables = []
+    for results in (killed, tmp_path / "whole"):
+        (folder,) = run_folders(results)
+        assert not (folder / "checkpoints").exists()
+        tables.append([row.split(",")[:5] for row in (folder / "metrics.csv").read_text().splitlines()])
+    assert tables[0] == tables[1]
+    assert len(tables[0]) == 13
+
+
 def wait_for(condition: object, process: subprocess.Popen[str], seconds: float = 60) -> None:
     until = time.time() + seconds
     while not condition() and process.poll() is None:

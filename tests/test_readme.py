@@ -35,7 +35,7 @@ def test_fifth_family_is_generated_searched_and_reported(tmp_path):
     families.write_text(families.read_text() + "\n" + python_block("IKEDA"))
     run(clone, "-m", "data.generate", "--family", "ikeda", "--n_train", "24", "--n_val", "8", "--n_test", "8", "-q")
     search = ["--family", "ikeda", "--model", "method_of_steps", "--n_trials", "2", "--max_epochs", "1"]
-    board = run(clone, "hyperparameter_search.py", *search, "--wandb_mode", "disabled", "-q")
+    board = run(clone, "hyperparameter_search.py", *search, "--confirm_top", "0", "--wandb_mode", "disabled", "-q")
     assert "ikeda" in board
     run(clone, "advanced_visualizations.py")
     assert "ikeda" in (clone / "visualizations" / "report.html").read_text()

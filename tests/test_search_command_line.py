@@ -20,7 +20,7 @@ def test_parse_arguments_gives_the_documented_defaults() -> None:
         50,
         200,
     )
-    assert (options.model, options.family, options.n_workers, options.patience) == (None, None, 1, 20)
+    assert (options.model, options.family, options.n_workers, options.patience) == (None, None, None, 20)
     assert (options.wandb_project, options.wandb_entity, options.wandb_mode) == ("dno-search", None, "online")
     assert (options.data_root, options.objectives, options.seed) == (Path("data"), ("rel_error",), 0)
 
@@ -56,6 +56,16 @@ def test_parse_arguments_takes_the_test_error_as_the_validation_error() -> None:
         (["--n_trials", "2.5"], "--n_trials", "whole number"),
         (["--max_seconds", "-1"], "--max_seconds", "positive"),
         (["--max_seconds", "nan"], "--max_seconds", "positive"),
+        (["--sampler", "gp"], "--sampler", "bayesian"),
+        (
+            ["--search_type", "bayesian", "--sampler", "cmaes", "--objectives", "rel_error,noise_gain"],
+            "--sampler",
+            "one",
+        ),
+        (["--timeout", "0"], "--timeout", "positive number of minutes"),
+        (["--target_error", "-1"], "--target_error", "positive"),
+        (["--collect"], "--collect", "needs --storage"),
+        (["--storage", "mysql://me:hunter2@there/x"], "--storage", "mysql://me:***@there/x"),
         (["--objectives", "loss"], "--objectives", "rel_error"),
         (["--objectives", "rel_error,test_rel_error"], "--objectives", "twice"),
         (["--study", "a/b"], "--study", "file name"),
@@ -75,6 +85,15 @@ def test_parse_arguments_answers_in_one_line(
     assert message.count("\n") == 1
     assert flag in message
     assert expected in message
+
+
+def test_passwords_never_enter_the_command() -> None:
+    url = "postgresql://me:p:a/s@s@host/studies?sslpassword=hidden&application_name=x"
+    for arguments in (["--storage", url], [f"--storage={url}"]):
+        options = parse_arguments(arguments)
+        assert options.storage == url
+        assert "me:***@host/studies?sslpassword=***&application_name=x" in options.command
+        assert "p:a" not in options.command + repr(options) and "hidden" not in options.command + repr(options)
 
 
 def test_help_imports_nothing_heavy_and_answers_at_once() -> None:

@@ -1,12 +1,13 @@
 """Grid cells, the default configuration, and seeded samplers."""
 
 from collections import Counter
+from functools import partial
 
 import optuna
 import pytest
 
 from hyperparameter_config import Choice, Range, parse_space
-from search.sampling import derived_seed, grid_cells, grid_size, pruner, sampler, snap, suggest
+from search.sampling import derived_seed, grid_cells, grid_size, new_configuration, pruner, sampler, snap, suggest
 
 SPACE = {
     "learning_rate": Range(1e-5, 1e-2, "log"),
@@ -78,6 +79,59 @@ def test_sampler_draws_the_same_when_a_study_is_resumed(search_type: str) -> Non
     resumed.add_trials(interrupted.trials)
     assert first + draws(search_type, list(range(8, 14)), resumed) == whole
     assert len({configuration["learning_rate"] for configuration in whole}) == 14
+
+
+@pytest.mark.parametrize("kind", ["gp", "cmaes", "random"])
+def test_other_samplers_draw_the_same_when_resumed_and_stay_inside(kind: str) -> None:
+    space = {"learning_rate": Range(1e-5, 1e-2, "log"), "width": Choice((32, 64)), "dropout": Range(0, 0.3, "uniform")}
+
+    def drawn(slots: range, study: optuna.Study) -> list[dict[str, object]]:
+        found = []
+        for slot in slots:
+            study.sampler = sampler("bayesian", 7, slot, kind)
+            trial = study.ask()
+            found.append(suggest(trial, space))
+            study.tell(trial, abs(found[-1]["dropout"] - 0.1))
+        return found
+
+    interrupted = optuna.create_study()
+    first = drawn(range(5), interrupted)
+    resumed = optuna.create_study()
+    resumed.add_trials(interrupted.trials)
+    assert first + drawn(range(5, 8), resumed) == drawn(range(8), optuna.create_study())
+    assert len({tuple(configuration.values()) for configuration in first}) == 5
+
+
+@pytest.mark.parametrize("search_type", ["random", "bayesian"])
+def test_a_discrete_space_is_searched_without_repetition(search_type: str) -> None:
+    space = {"width": Choice((8, 16, 32)), "log_state": Choice((True, False)), "n_layers": Range(1, 2, "int")}
+    study, seen = optuna.create_study(), []
+    for slot in range(13):
+        study.enqueue_trial({})
+        (waiting,) = study.get_trials(states=(optuna.trial.TrialState.WAITING,))
+        draw = partial(sampler, search_type, 3, slot, "tpe")
+        new_configuration(study, waiting._trial_id, space, draw)
+        study.sampler = draw(0)
+        trial = study.ask()
+        seen.append(tuple(suggest(trial, space).values()))
+        study.tell(trial, float(len(seen)))
+    assert len(set(seen[:12])) == 12  # all cells there are; then one must come again
+    assert seen[12] in seen[:12]
+
+
+@pytest.mark.parametrize(("kind", "stops"), [("hyperband", True), ("median", True), ("none", False)])
+def test_pruners_stop_the_worst_trials_or_none(kind: str, stops: bool) -> None:
+    study, stopped = optuna.create_study(pruner=pruner(90, kind)), 0
+    for value in range(40):
+        trial = study.ask()
+        for epoch in range(1, 90):
+            trial.report(float(value), epoch)
+            if trial.should_prune():
+                stopped += 1
+                break
+        study.tell(trial, float(value))
+    assert (stopped > 10) == stops
+    assert stops or stopped == 0
 
 
 def test_derived_seed_differs_by_purpose_index_and_seed() -> None:

@@ -3,9 +3,10 @@
 import csv
 import dataclasses
 import hashlib
+import io
 import math
 import os
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from datetime import datetime
 from pathlib import Path
 from typing import Self
@@ -19,6 +20,7 @@ METRICS = "metrics.csv"
 RESULTS = "final_results.json"
 ARTIFACTS = "artifacts"
 PREDICTIONS = "predictions.npz"
+CHECKPOINTS = "checkpoints"  # states to go on from; not part of a finished run
 PARTIAL = ".partial."  # begins the name of a file that is being written
 COLUMNS = tuple(field.name for field in dataclasses.fields(EpochRecord))
 
@@ -42,16 +44,30 @@ class RunFolder:
         while not _made(path):
             path, suffix = results_dir / f"{stem}_{suffix}", suffix + 1
         (path / ARTIFACTS).mkdir()
-        _write_atomically(path / CONFIG, lambda partial: partial.write_text(config.to_json(), encoding="utf-8"))
-        folder = cls(path, config)
-        folder._rows.writerow(COLUMNS)
-        folder._metrics.flush()
-        return folder
+        return cls._begin(path, config, ())
+
+    @classmethod
+    def reopen(cls, path: Path, config: RunConfig, epochs: Sequence[EpochRecord]) -> Self:
+        """The folder of a run that was cut off or paused, with the epochs from which it goes on; it has no results."""
+        config = RunConfig.from_json(config.to_json())
+        (path / RESULTS).unlink(missing_ok=True)
+        for left_over in path.rglob(f"{PARTIAL}*"):
+            left_over.unlink()
+        return cls._begin(path, config, epochs)
+
+    @classmethod
+    def _begin(cls, path: Path, config: RunConfig, epochs: Sequence[EpochRecord]) -> Self:
+        text = io.StringIO()
+        rows = csv.writer(text, lineterminator="\n")
+        rows.writerow(COLUMNS)
+        rows.writerows(map(_cells, epochs))
+        for name, content in ((CONFIG, config.to_json()), (METRICS, text.getvalue())):
+            _write_atomically(path / name, lambda partial, content=content: partial.write_text(content, "utf-8"))
+        return cls(path, config)
 
     def append_epoch(self, record: EpochRecord) -> None:
         """Writes and flushes one row of metrics.csv."""
-        values = (getattr(record, name) for name in COLUMNS)
-        self._rows.writerow("" if not math.isfinite(value) else repr(_number(value)) for value in values)
+        self._rows.writerow(_cells(record))
         self._metrics.flush()
 
     def save_artifact(self, name: str, writer: Callable[[Path], None]) -> Path:
@@ -79,6 +95,11 @@ class RunFolder:
         _write_atomically(self.path / RESULTS, lambda partial: partial.write_text(results.to_json(), encoding="utf-8"))
         return results
 
+    @property
+    def checkpoints(self) -> Path:
+        """Where the training keeps states to go on from."""
+        return self.path / CHECKPOINTS
+
     def close(self) -> None:
         """Closes metrics.csv; `finish` does this too."""
         self._metrics.close()
@@ -90,6 +111,11 @@ def _made(path: Path) -> bool:
     except FileExistsError:
         return False
     return True
+
+
+def _cells(record: EpochRecord) -> list[str]:
+    values = (getattr(record, name) for name in COLUMNS)
+    return ["" if not math.isfinite(value) else repr(_number(value)) for value in values]
 
 
 def _number(value: float) -> int | float:
@@ -113,9 +139,10 @@ def _write_atomically(target: Path, writer: Callable[[Path], object]) -> None:
 
 
 def _file_names(path: Path) -> list[str]:
-    """Relative names of a run folder's files, final_results.json and files being written left out."""
+    """Relative names of a run folder's files, without final_results.json, checkpoints and files being written."""
     files = (file for file in path.rglob("*") if file.is_file() and not file.name.startswith(PARTIAL))
-    return sorted(name for name in (file.relative_to(path).as_posix() for file in files) if name != RESULTS)
+    names = (file.relative_to(path).as_posix() for file in files)
+    return sorted(name for name in names if name != RESULTS and not name.startswith(f"{CHECKPOINTS}/"))
 
 
 def sha256(path: Path) -> str:

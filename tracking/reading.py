@@ -14,7 +14,7 @@ import numpy as np
 from tracking.folders import ARTIFACTS, COLUMNS, CONFIG, METRICS, PREDICTIONS, RESULTS, digest, sha256
 from tracking.records import EpochRecord, FinalResults, RecordError, RunConfig
 
-NOT_RUNS = ("wandb",)  # folders of a results folder that hold no run, besides hidden ones
+NOT_RUNS = ("wandb", "best")  # folders of a results folder that hold no run, besides hidden ones
 LARGEST_TEXT = 64 * 2**20  # bytes of a JSON or CSV file
 LARGEST_PREDICTIONS = 512 * 2**20  # bytes of predictions.npz, unpacked
 CHANGED = "changed since written"

@@ -1,0 +1,134 @@
+"""A training that goes on where it was cut off: its whole state, in files that are never half written.
+
+On a CPU the restored training is bit for bit the uninterrupted one. That takes the operator, the optimizers, the pace
+(it holds the schedule), torch's own randomness and that of the batches; without any of the last four it is another.
+"""
+
+import dataclasses
+import hashlib
+import io
+import logging
+import os
+import pickle
+import shutil
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+from torch import nn
+
+from experiment_tracker import EpochRecord
+from model_optimizer import JointOptimizer
+
+logger = logging.getLogger(__name__)
+
+HEADER = b"dno-training-state 1 "  # then the sha256 of all that follows the line
+KEPT = 2  # the newest checkpoints: should the last be damaged, one epoch more is trained again
+PARTIAL = ".partial."
+
+
+@dataclass
+class Training:
+    """Everything of a training that changes from step to step."""
+
+    operator: nn.Module
+    optimizer: JointOptimizer
+    progress: tuple[object, ...]  # pace, best weights and stopwatch: plain attributes, copied as they are
+    order: torch.Generator
+    records: list[EpochRecord]
+
+    def capture(self) -> dict[str, object]:
+        """The state, as plain values and tensors."""
+        device = self.order.device
+        return {
+            "operator": self.operator.state_dict(),
+            "optimizers": [optimizer.state_dict() for optimizer, _ in self.optimizer.optimizers],
+            "progress": [_plain_attributes(part) for part in self.progress],
+            "order": self.order.get_state(),
+            "random": torch.get_rng_state(),
+            "random_device": torch.cuda.get_rng_state(device) if device.type == "cuda" else None,
+            "records": [dataclasses.astuple(record) for record in self.records],
+        }
+
+    def restore(self, saved: dict[str, object]) -> None:
+        """Goes back to a captured state."""
+        self.operator.load_state_dict(saved["operator"])
+        for (optimizer, _), state in zip(self.optimizer.optimizers, saved["optimizers"], strict=True):
+            optimizer.load_state_dict(state)
+        for part, attributes in zip(self.progress, saved["progress"], strict=True):
+            for name, value in attributes.items():
+                setattr(part, name, value)
+        self.order.set_state(saved["order"])
+        torch.set_rng_state(saved["random"])
+        if saved["random_device"] is not None:
+            torch.cuda.set_rng_state(saved["random_device"], self.order.device)
+        self.records[:] = read_records(saved)
+
+
+def _plain_attributes(part: object) -> dict[str, object]:
+    """What of an object's attributes can change: numbers, and numbers or tensors by name."""
+    return {name: value for name, value in vars(part).items() if value is None or isinstance(value, int | float | dict)}
+
+
+def read_records(saved: dict[str, object]) -> list[EpochRecord]:
+    """The epochs of a captured state."""
+    return [EpochRecord(*values) for values in saved["records"]]
+
+
+class Checkpoints:
+    """The newest states of one training, in a folder of their own. `saved` is the one that was found there, if any."""
+
+    def __init__(self, folder: Path, every: int) -> None:
+        self.folder, self.every = folder, every
+        self.saved = self._newest()
+
+    def is_due(self, epoch: int, status: str) -> bool:
+        """Every so many epochs, and where a training stops to go on later; not where it was judged and ends."""
+        return status in ("paused", "interrupted") or (status == "complete" and epoch % self.every == 0)
+
+    def save(self, training: Training) -> None:
+        """Writes the state under a name of its own, then removes all but the last two. Not flushed to the disk: what a
+        power cut leaves is noticed by its sha256, and the one before is taken.
+        """
+        buffer = io.BytesIO()
+        torch.save(training.capture(), buffer)
+        content = buffer.getbuffer()
+        self.folder.mkdir(exist_ok=True)
+        name = f"epoch-{len(training.records):06d}.pt"
+        partial = self.folder / f"{PARTIAL}{name}"
+        try:
+            with open(partial, "wb") as handle:
+                handle.write(HEADER + hashlib.sha256(content).hexdigest().encode() + b"\n")
+                handle.write(content)
+            os.replace(partial, self.folder / name)
+        finally:
+            partial.unlink(missing_ok=True)
+        for old in self._files()[KEPT:]:
+            old.unlink()
+
+    def remove(self) -> None:
+        """Deletes them all: the training is over."""
+        shutil.rmtree(self.folder, ignore_errors=True)
+
+    def _files(self) -> list[Path]:
+        return sorted(self.folder.glob("epoch-*.pt"), reverse=True)
+
+    def _newest(self) -> dict[str, object] | None:
+        for path in self._files():
+            try:
+                return read_checkpoint(path)
+            except (OSError, ValueError) as problem:
+                logger.warning("%s; the one before it is taken", problem)
+        return None
+
+
+def read_checkpoint(path: Path) -> dict[str, object]:
+    """The state in a file. Runs no code from it; ValueError for a file that was altered or cut."""
+    with open(path, "rb") as handle:
+        line, content = handle.readline(len(HEADER) + 65), handle.read()
+    if line != HEADER + hashlib.sha256(content).hexdigest().encode() + b"\n":
+        raise ValueError(f"{path}: differs from its sha256: damaged")
+    try:
+        return torch.load(io.BytesIO(content), map_location="cpu", weights_only=True)
+    except (RuntimeError, pickle.UnpicklingError) as error:
+        raise ValueError(f"{path}: not a training state") from error

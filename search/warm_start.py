@@ -1,0 +1,43 @@
+"""`--warm_start RESULTS_DIR`: the first trials of a search take what served the same operator on other families."""
+
+import logging
+import math
+from collections.abc import Mapping
+from pathlib import Path
+
+from experiment_tracker import Run, read_runs
+from hyperparameter_config import Choice, Range
+from search.sampling import snap
+
+logger = logging.getLogger(__name__)
+
+MOST = 3  # configurations taken over: more would leave small searches no trials of their own
+
+
+def warm_starts(results_dir: Path, model: str, space: Mapping[str, Range | Choice]) -> list[dict[str, object]]:
+    """The best configuration of this operator for each family in a results folder, moved into the space.
+
+    ValueError where the folder holds no complete trial of this operator.
+    """
+    best: dict[str, Run] = {}
+    for run in read_runs(results_dir)[0]:
+        if run.config.model == model and _error(run) < math.inf:
+            rival = best.get(run.config.family)
+            if rival is None or _error(run) < _error(rival):
+                best[run.config.family] = run
+    if not best:
+        raise ValueError(f"--warm_start {results_dir}: holds no complete trial of {model}")
+    chosen: list[dict[str, object]] = []
+    for run in list(best.values())[:MOST]:
+        parameters, _ = snap(run.config.hyperparameters, space)
+        if parameters not in chosen:
+            chosen.append(parameters)
+            logger.info("%s begins also with the best configuration of %s, %s", model, run.config.family, run.name)
+    return chosen
+
+
+def _error(run: Run) -> float:
+    if run.results is None or run.results.status != "complete":
+        return math.inf
+    value = run.results.metrics.get("val_rel_error")
+    return float(value) if isinstance(value, int | float) and math.isfinite(value) else math.inf

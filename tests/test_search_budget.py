@@ -1,0 +1,128 @@
+"""Searches that end before their last trial, begin with what is known, and keep their winner."""
+
+import json
+from dataclasses import replace
+from pathlib import Path
+
+import optuna
+import pytest
+from runs import finished_run
+from small_search import SMALL, SMALL_SPACES, make_data
+
+import dno
+import hyperparameter_config
+from experiment_tracker import read_runs
+from hyperparameter_config import parse_space
+from hyperparameter_search import main
+from search.budget import enough
+from search.command_line import parse_arguments
+from search.plan import with_workers
+from search.slots import TrialEnd, claim, reconcile, record_end
+from search.warm_start import warm_starts
+
+
+@pytest.fixture(scope="module")
+def data_root(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return make_data(tmp_path_factory.mktemp("data"))
+
+
+@pytest.fixture(autouse=True)
+def small_spaces(monkeypatch: pytest.MonkeyPatch) -> None:
+    for model, space in SMALL_SPACES.items():
+        monkeypatch.setitem(hyperparameter_config.SEARCH_SPACES, model, space)
+
+
+def search(data_root: Path, results: Path, *arguments: object) -> int:
+    return main([*SMALL, "--data_root", str(data_root), "--results_dir", str(results), *map(str, arguments)])
+
+
+def study_of(values: list[float | None]) -> optuna.Study:
+    study = optuna.create_study()
+    reconcile(study, len(values), lambda slot: {}, lambda trial: None)
+    for value in values:
+        end = TrialEnd("pruned", None, None, {}, {}) if value is None else TrialEnd("complete", None, (value,), {}, {})
+        record_end(study, claim(study, "a:1:0.00").number, end)
+    return study
+
+
+@pytest.mark.parametrize(
+    ("arguments", "values", "words"),
+    [
+        (["--target_error", "0.1"], [0.3, 0.2], None),
+        (["--target_error", "0.1"], [0.3, 0.1], "0.1 reaches --target_error 0.1"),
+        (["--stop_when_flat", "3"], [0.2, 0.3, 0.3, 0.15], None),
+        (["--stop_when_flat", "3"], [0.2, 0.3, None, 0.1999], "the last 3 trials gained less than 1%"),
+        (["--stop_when_flat", "3"], [0.2, 0.3, None], None),
+        (["--stop_when_flat", "1"], [None, None], None),
+        ([], [0.1, 0.1], None),
+    ],
+)
+def test_enough_says_why(arguments: list[str], values: list[float | None], words: str | None) -> None:
+    reason = enough(study_of(values), parse_arguments(arguments))
+    assert reason is None if words is None else words in reason
+
+
+def test_a_search_ends_at_its_target_and_keeps_its_winner(
+    data_root: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture, capsys: pytest.CaptureFixture[str]
+) -> None:
+    with caplog.at_level("INFO"):
+        assert search(data_root, tmp_path, "--n_trials", 9, "--target_error", 1e6) == 0
+    assert "1 of 9 slots finished" in capsys.readouterr().out
+    assert "reaches --target_error" in caplog.text
+    place = tmp_path / "best" / "method_of_steps_mackey"
+    runs, problems = read_runs(tmp_path)
+    assert problems == []
+    assert (place / "best_model.pt").read_bytes() == (runs[0].path / "artifacts" / "best_model.pt").read_bytes()
+    card = (place / "MODEL_CARD.md").read_text()
+    for words in (
+        "method_of_steps on mackey",
+        f"| test | {runs[0].results.metrics['test_rel_error']:.4g} |",
+        "torch 2",
+    ):
+        assert words in card
+    assert dno.load(place / "best_model.pt").spec.parameter_names == ("beta", "gamma", "n")
+
+
+def test_the_timeout_stops_a_trial_at_an_epoch_and_the_same_command_goes_on(
+    data_root: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    arguments = ["--n_trials", 1, "--max_epochs", 4, "--patience", 50]
+    with caplog.at_level("INFO"):
+        assert search(data_root, tmp_path, *arguments, "--timeout", 1e-4) == 1  # nothing is complete yet
+    assert "--timeout are over" in caplog.text
+    assert search(data_root, tmp_path, *arguments) == 0
+    statuses = [json.loads(p.read_text())["status"] for p in tmp_path.glob("*/final_results.json")]
+    assert statuses == ["complete"]
+
+
+def test_a_warm_start_takes_the_best_of_each_family_into_the_space(tmp_path: Path) -> None:
+    for family, error in (("neutral", 0.3), ("neutral", 0.1), ("mackey", 0.2)):
+        path = finished_run(tmp_path)
+        config = json.loads((path / "config.json").read_text())
+        config |= {"family": family, "hyperparameters": {"learning_rate": error / 100, "width": 999}}
+        (path / "config.json").write_text(json.dumps(config))
+        results = json.loads((path / "final_results.json").read_text())
+        results["metrics"]["val_rel_error"] = error
+        (path / "final_results.json").write_text(json.dumps(results))
+    found = warm_starts(tmp_path, "memory_kernel", parse_space("memory_kernel"))
+    assert sorted(parameters["learning_rate"] for parameters in found) == [0.001, 0.002]
+    assert all(parameters["width"] == 8 for parameters in found)
+    with pytest.raises(ValueError, match="holds no complete trial of stacked_history"):
+        warm_starts(tmp_path, "stacked_history", parse_space("stacked_history"))
+
+
+def test_workers_follow_the_cores_unless_they_are_given(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("os.sched_getaffinity", lambda pid: set(range(3)))
+    options = replace(parse_arguments(["--device", "cpu"]))
+    assert 1 <= with_workers(options).n_workers <= 3
+    assert with_workers(parse_arguments(["--n_workers", "7"])).n_workers == 7
+
+
+def test_confirmed_trials_are_ranked_by_their_repetitions(
+    data_root: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert search(data_root, tmp_path, "--n_trials", 3, "--confirm_top", 2, "--confirm_seeds", 2) == 0
+    board = capsys.readouterr().out.splitlines()
+    again = [float(line.split("val ")[1].split()[0]) for line in board if "fresh seeds" in line]
+    assert len(again) == 2 and again == sorted(again)
+    assert "2 fresh seeds" in (tmp_path / "best" / "method_of_steps_mackey" / "MODEL_CARD.md").read_text()

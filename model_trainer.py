@@ -249,7 +249,6 @@ def train_epoch(
     Raises Divergence when one of them is not finite.
     """
     operator.train()
-    parameters = list(operator.parameters())
     totals = torch.zeros(2, device=order.device)
     steps = 0
     while steps < pace.steps_per_epoch and (steps == 0 or pace.progress() < 1.0):
@@ -258,7 +257,7 @@ def train_epoch(
         rows, present, tau, params = windows.draw(pace.crops, order)
         loss = operator.training_loss(rows, present, tau, params, progress, order)
         loss.backward()
-        norm = nn.utils.clip_grad_norm_(parameters, pace.settings.gradient_clip)
+        norm = optimizer.clip(pace.settings.gradient_clip)
         optimizer.step()
         optimizer.zero_grad()
         totals += torch.stack([loss.detach(), norm])

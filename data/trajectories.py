@@ -5,7 +5,7 @@ draws shift another one. The horizon and the noise splits reuse the draws of val
 """
 
 import json
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
 
@@ -15,7 +15,7 @@ from data.families import Family
 from data.histories import History
 from data.randomness import generator
 from data.schema import NOISE_SPLITS, Dataset, step_counts
-from data.solver import BatchSolution, solve_batch
+from data.solver import BatchSolution, solve_batch, solve_roughly
 
 NOISE_LEVELS = (0.01, 0.05, 0.1)
 TRAINED_SHARE = 0.8  # of the range of the delay; test_tau has the rest
@@ -70,13 +70,16 @@ def base_split(split: str) -> str:
 def draw_split(family: Family, split: str, count: int, seed: int) -> list[Draw]:
     """Returns the accepted draws of a split; raises ValueError when a family rejects nearly everything.
 
-    `accept` judges twice the horizon for every split, so that a horizon split continues exactly its base split.
+    `accept` judges twice the horizon for every split, so that a horizon split continues exactly its base split. Three
+    digits are enough to judge by.
     """
     purpose = base_split(split)
     draws = [_draw(family, purpose, seed, index, 0) for index in range(count)]
     pending = list(range(count)) if family.accept is not None else []
     while pending:
-        solution = solve_draws(family, [draws[index] for index in pending], _intervals(family, 2.0))
+        solution = solve_draws(
+            family, [draws[index] for index in pending], _intervals(family, 2.0), method=solve_roughly
+        )
         grid = np.linspace(-1, 0, family.points_per_delay + 1)
         histories = np.stack([draws[index].history(grid) for index in pending])
         accepted = family.accept(histories, solution.sample(family.points_per_delay))
@@ -172,8 +175,14 @@ def _intervals(family: Family, factor: float) -> int:
     return int(np.ceil(factor * delays - 1e-9))
 
 
-def solve_draws(family: Family, draws: Sequence[Draw], n_intervals: int, stretch: float = 1.0) -> BatchSolution:
+def solve_draws(
+    family: Family,
+    draws: Sequence[Draw],
+    n_intervals: int,
+    stretch: float = 1.0,
+    method: Callable[..., BatchSolution] = solve_batch,
+) -> BatchSolution:
     """Returns the solutions of draws over whole delays, with every delay multiplied by `stretch`."""
     tau = stretch * np.array([draw.tau for draw in draws])
     params = np.array([[draw.params[p.name] for p in family.parameters] for draw in draws])
-    return solve_batch(family, [draw.history for draw in draws], tau, params, n_intervals)
+    return method(family, [draw.history for draw in draws], tau, params, n_intervals)

@@ -2,33 +2,8 @@
 
 import torch
 from torch import Tensor, nn
+from torch.autograd.function import FunctionCtx, once_differentiable
 from torch.nn import functional
-
-from dno.spectral import SpectralConvolution
-
-
-class FourierLayer(nn.Module):
-    """x + dropout(gelu(K x + W x)): spectral convolution K beside a pointwise map W, with a skip connection."""
-
-    def __init__(
-        self,
-        n_points: int,
-        n_space: int,
-        modes_t: int,
-        modes_x: int,
-        width: int,
-        dropout: float,
-        pointwise: bool = True,
-    ) -> None:
-        super().__init__()
-        self.spectral = SpectralConvolution(n_points, n_space, modes_t, modes_x, width)
-        self.pointwise = nn.Linear(width, width) if pointwise else None
-        self.dropout = nn.Dropout(dropout)
-
-    def forward(self, x: Tensor, beside: Tensor | None = None) -> Tensor:
-        """`beside` replaces W x where the caller mixes more than one row into it."""
-        mixed = self.pointwise(x) if beside is None else beside
-        return x + self.dropout(functional.gelu(self.spectral(x) + mixed))
 
 
 class Lift(nn.Module):
@@ -80,6 +55,39 @@ class ParameterHead(nn.Module):
         return torch.einsum("...bw,bwc->...bc", features, weights.expand(features.shape[-2], -1, -1))
 
 
+class _Gate(torch.autograd.Function):
+    """(A x + a) · gelu(B x + b) of points (N, W), plus x if `is_residual`; weight (2W, W) stacks A and B.
+
+    By hand, because both halves of one product are strided views: every elementwise pass over them is twice as slow,
+    and their gradients are concatenated by a copy.
+    """
+
+    @staticmethod
+    def forward(ctx: FunctionCtx, x: Tensor, weight: Tensor, bias: Tensor, is_residual: bool) -> Tensor:
+        (a, b), (bias_a, bias_b) = weight.chunk(2), bias.chunk(2)
+        value, gate = torch.addmm(bias_a, x, a.T), torch.addmm(bias_b, x, b.T)
+        passed = functional.gelu(gate)
+        ctx.save_for_backward(x, weight, value, gate, passed)
+        ctx.is_residual = is_residual
+        return torch.addcmul(x, value, passed) if is_residual else value * passed
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: FunctionCtx, gradient: Tensor) -> tuple[Tensor | None, ...]:
+        x, weight, value, gate, passed = ctx.saved_tensors
+        a, b = weight.chunk(2)
+        by_value = gradient * passed
+        by_gate = torch.ops.aten.gelu_backward(gradient * value, gate)
+        by_x = (by_value @ a).addmm_(by_gate, b)
+        if ctx.is_residual:
+            by_x += gradient
+        by_weight, by_bias = torch.empty_like(weight), weight.new_empty(len(weight))
+        for part, half in zip((by_value, by_gate), (slice(len(a)), slice(len(a), None)), strict=True):
+            torch.mm(part.T, x, out=by_weight[half])
+            torch.sum(part, 0, out=by_bias[half])
+        return by_x, by_weight, by_bias, None
+
+
 class PointwiseNetwork(nn.Module):
     """What follows the first linear map of a residual network at every point: (..., W) -> (..., W).
 
@@ -93,8 +101,9 @@ class PointwiseNetwork(nn.Module):
         self.dropout = nn.Dropout(dropout)
 
     def forward(self, x: Tensor) -> Tensor:
-        x = functional.gelu(x)
+        is_residual = not (self.training and self.dropout.p)
+        points = functional.gelu(x).flatten(0, -2)
         for layer in self.hidden:
-            value, gate = layer(x).chunk(2, -1)
-            x = x + self.dropout(value * functional.gelu(gate))
-        return x
+            gated = _Gate.apply(points, layer.weight, layer.bias, is_residual)
+            points = gated if is_residual else points + self.dropout(gated)
+        return points.view(x.shape)

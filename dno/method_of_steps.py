@@ -13,7 +13,8 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from dno.layers import FourierLayer, Lift, ParameterHead, PointwiseNetwork
+from dno.fourier_layer import FourierLayer
+from dno.layers import Lift, ParameterHead, PointwiseNetwork
 from dno.operator import Operator, OperatorSpec
 from dno.quadrature import integration_matrix
 from dno.spectral import SpaceFilter

@@ -14,6 +14,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
+MATRIX_MODES, MATRIX_LENGTH = 32, 128  # up to either of them a matrix product is faster than an FFT
 PERIOD = 1.5  # 1.25 to 2 measured alike; 1 makes the two ends of the window neighbours and is worse
 
 
@@ -35,80 +36,149 @@ def available_modes_x(n_space: int) -> int:
 def time_basis(n_points: int, modes: int) -> tuple[np.ndarray, np.ndarray]:
     """Forward (2m, S) and inverse (S, 2m) real matrices of the truncated transform in s.
 
-    Rows of the forward matrix: cos for all frequencies, then -sin. θ = 2π k n / N' from (k n mod N') in float64.
+    Rows of the forward matrix: cos and -sin of each frequency in turn, so that a spectrum is (m, 2, …) without a copy.
+    θ = 2π k n / N' from (k n mod N') in float64.
     """
     length = padded_length(n_points - 1)
     k, n = np.arange(modes)[:, None], np.arange(n_points)[None, :]
     angle = 2 * np.pi * ((k * n) % length) / length
-    forward = np.concatenate([np.cos(angle), -np.sin(angle)])
-    weight = np.where((k == 0) | (2 * k == length), 1.0, 2.0) / length
-    inverse = np.concatenate([weight * np.cos(angle), -weight * np.sin(angle)]).T
-    return forward, inverse
+    forward = np.stack([np.cos(angle), -np.sin(angle)], 1).reshape(2 * modes, n_points)
+    return forward, (time_weights(n_points, modes)[:, None] * forward).T
+
+
+def time_weights(n_points: int, modes: int) -> np.ndarray:
+    """(2m,): how often the inverse counts each row of the spectrum. 1/N' for frequency 0 and N'/2, 2/N' else."""
+    length = padded_length(n_points - 1)
+    k = np.arange(modes)
+    return np.repeat(np.where((k == 0) | (2 * k == length), 1.0, 2.0) / length, 2)
+
+
+def wave_numbers(n_space: int, modes: int) -> np.ndarray:
+    """(Q,): all |k| < modes; the Nyquist wave number of an even grid is kept once."""
+    return np.arange(-(modes - 1) + (2 * (modes - 1) >= n_space), modes)
 
 
 def space_basis(n_space: int, modes: int) -> tuple[np.ndarray, np.ndarray]:
     """Forward (2Q, 2X) and inverse (2X, 2Q) real forms of the complex transform in x, wave numbers |k| < m.
 
-    Both act on stacked (real, imaginary) parts. The Nyquist wave number of an even grid is kept once.
+    In space the real parts of all points come first, then the imaginary ones; in the spectrum both parts of each wave
+    number in turn.
     """
-    low = -(modes - 1) if 2 * (modes - 1) < n_space else -(modes - 1) + 1
-    k, n = np.arange(low, modes)[:, None], np.arange(n_space)[None, :]
+    k, n = wave_numbers(n_space, modes)[:, None], np.arange(n_space)[None, :]
     angle = 2 * np.pi * ((k * n) % n_space) / n_space
     cos, sin = np.cos(angle), np.sin(angle)
-    forward = np.block([[cos, sin], [-sin, cos]])
-    inverse = np.block([[cos.T, -sin.T], [sin.T, cos.T]]) / n_space
-    return forward, inverse
+    forward = np.stack([np.hstack([cos, sin]), np.hstack([-sin, cos])], 1).reshape(-1, 2 * n_space)
+    return forward, forward.T / n_space
+
+
+class TruncatedTransform(nn.Module):
+    """The kept frequencies of a field in s (and in x when X > 1), forth and back, and the adjoint of each.
+
+    A field is (S, X, B, C), a spectrum (m Q, 2, B, C): real and imaginary part of every kept pair of frequencies. In s
+    it is a matrix product, or an FFT where that was measured to be faster; both give the same numbers.
+    """
+
+    def __init__(self, n_points: int, n_space: int, modes_t: int, modes_x: int) -> None:
+        super().__init__()
+        self.n_points, self.n_space, self.modes_t, self.modes_x = n_points, n_space, modes_t, modes_x
+        self.length = padded_length(n_points - 1)
+        self.is_fft = modes_t > MATRIX_MODES and self.length > MATRIX_LENGTH
+        if self.is_fft:
+            self._constant("weights", time_weights(n_points, modes_t).reshape(-1, 2, 1))
+        else:
+            forward, inverse = time_basis(n_points, modes_t)
+            self._constant("time_forward", forward)
+            self._constant("time_inverse", inverse)
+        self.n_modes = modes_t
+        if n_space > 1:
+            forward, inverse = space_basis(n_space, modes_x)
+            self._constant("space_forward", forward)
+            self._constant("space_inverse", inverse)
+            self.n_modes *= forward.shape[0] // 2
+
+    def _constant(self, name: str, matrix: np.ndarray) -> None:
+        self.register_buffer(name, torch.tensor(matrix, dtype=torch.get_default_dtype()), persistent=False)
+
+    def analyse(self, field: Tensor) -> Tensor:
+        """F x: (S, X, B, C) -> (m Q, 2, B, C)."""
+        columns = field.reshape(self.n_points, -1)
+        spectrum = self._rfft(columns) if self.is_fft else self.time_forward @ columns  # (2m, X B C)
+        if self.n_space > 1:
+            spectrum = self.space_forward @ spectrum.view(self.modes_t, 2 * self.n_space, -1)  # (m, 2Q, B C)
+        return spectrum.view(self.n_modes, 2, *field.shape[2:])
+
+    def add_synthesis(self, field: Tensor, spectrum: Tensor) -> None:
+        """field += G y, in place: y (m Q, 2, B, C) onto (S, X, B, C)."""
+        if self.n_space > 1:
+            spectrum = self.space_inverse @ spectrum.reshape(self.modes_t, len(self.space_forward), -1)
+        self._add_time(field, spectrum, None if self.is_fft else self.time_inverse)
+
+    def synthesis_adjoint(self, gradient: Tensor) -> Tensor:
+        """Gᵀ g: (S, X, B, C) -> (m Q, 2, B, C)."""
+        columns = gradient.view(self.n_points, -1)
+        if self.is_fft:
+            spectrum = (self._rfft(columns).view(self.modes_t, 2, -1) * self.weights).view(2 * self.modes_t, -1)
+        else:
+            spectrum = self.time_inverse.T @ columns
+        if self.n_space > 1:
+            spectrum = self.space_inverse.T @ spectrum.view(self.modes_t, 2 * self.n_space, -1)
+        return spectrum.view(self.n_modes, 2, *gradient.shape[2:])
+
+    def add_analysis_adjoint(self, field: Tensor, gradient: Tensor) -> None:
+        """field += Fᵀ g, in place: g (m Q, 2, B, C) onto (S, X, B, C)."""
+        if self.n_space > 1:
+            gradient = self.space_forward.T @ gradient.reshape(self.modes_t, len(self.space_forward), -1)
+        if self.is_fft:
+            gradient = gradient.reshape(self.modes_t, 2, -1) / self.weights
+        self._add_time(field, gradient, None if self.is_fft else self.time_forward.T)
+
+    def _rfft(self, columns: Tensor) -> Tensor:
+        spectrum = torch.fft.rfft(columns, n=self.length, dim=0)[: self.modes_t]
+        return torch.stack([spectrum.real, spectrum.imag], 1).view(2 * self.modes_t, -1)
+
+    def _add_time(self, field: Tensor, spectrum: Tensor, matrix: Tensor | None) -> None:
+        columns = field.view(self.n_points, -1)
+        if matrix is not None:
+            columns.addmm_(matrix, spectrum.reshape(2 * self.modes_t, -1))
+            return
+        real, imaginary = spectrum.reshape(self.modes_t, 2, -1).unbind(1)
+        columns += torch.fft.irfft(torch.complex(real, imaginary), n=self.length, dim=0)[: self.n_points]
 
 
 class SpectralConvolution(nn.Module):
-    """Convolution in s (and in x when X > 1) with a kernel learned mode by mode: (S, X, B, C) -> (S, X, B, C).
+    """A kernel in s (and x), learned frequency by frequency: the transform and its weights. `FourierLayer` applies it.
 
     Li et al. (2021), "Fourier Neural Operator for Parametric Partial Differential Equations", eq. 4.
     """
 
     def __init__(self, n_points: int, n_space: int, modes_t: int, modes_x: int, width: int) -> None:
         super().__init__()
-        self.n_space, self.width = n_space, width
-        forward, inverse = time_basis(n_points, modes_t)
-        self._constant("time_forward", forward)
-        self._constant("time_inverse", inverse)
-        wave_numbers = 1
-        if n_space > 1:
-            forward, inverse = space_basis(n_space, modes_x)
-            self._constant("space_forward", forward)
-            self._constant("space_inverse", inverse)
-            wave_numbers = forward.shape[0] // 2
+        self.transform = TruncatedTransform(n_points, n_space, modes_t, modes_x)
         scale = 1 / math.sqrt(2 * width)
         # [Wr | Wi] of every mode side by side, so that one batched product serves both parts.
-        self.weight = nn.Parameter(scale * torch.randn(modes_t * wave_numbers, width, 2 * width))
+        self.weight = nn.Parameter(scale * torch.randn(self.transform.n_modes, width, 2 * width))
 
-    def _constant(self, name: str, matrix: np.ndarray) -> None:
-        self.register_buffer(name, torch.tensor(matrix, dtype=torch.get_default_dtype()), persistent=False)
 
-    def forward(self, x: Tensor) -> Tensor:
-        points, space, batch, width = x.shape
-        modes = self.time_forward.shape[0] // 2
-        spectrum = self.time_forward @ x.reshape(points, -1)  # (2m, X B C)
-        if space > 1:
-            spectrum = spectrum.view(2, modes, space, batch * width).transpose(0, 1)  # (m, 2, X, B C)
-            spectrum = self.space_forward @ spectrum.reshape(modes, 2 * space, batch * width)  # (m, 2Q, B C)
-            waves = spectrum.shape[1] // 2
-            spectrum = spectrum.view(modes, 2, waves, batch, width).permute(0, 2, 1, 3, 4)  # (m, Q, 2, B, C)
-            spectrum = spectrum.reshape(modes * waves, 2 * batch, width)
-        else:
-            waves = 1
-            spectrum = spectrum.view(2, modes, batch, width).transpose(0, 1).reshape(modes, 2 * batch, width)
-        product = torch.bmm(spectrum, self.weight).view(-1, 2, batch, 2, width)
-        real = product[:, 0, :, 0] - product[:, 1, :, 1]  # (m Q, B, C)
-        imaginary = product[:, 0, :, 1] + product[:, 1, :, 0]
-        if space > 1:
-            mixed = torch.stack([real, imaginary], 1).view(modes, waves, 2, batch * width)
-            mixed = mixed.transpose(1, 2).reshape(modes, 2 * waves, batch * width)
-            mixed = self.space_inverse @ mixed  # (m, 2X, B C)
-            mixed = mixed.view(modes, 2, space * batch * width).transpose(0, 1)
-        else:
-            mixed = torch.stack([real, imaginary])  # (2, m, B, C)
-        return (self.time_inverse @ mixed.reshape(2 * modes, -1)).view(points, space, batch, width)
+def mix_channels(spectrum: Tensor, weight: Tensor) -> Tensor:
+    """The complex product y = x W of every mode: (n, 2, B, C), (n, C, 2C) -> (n, 2, B, C)."""
+    modes, _, batch, width = spectrum.shape
+    product = torch.bmm(spectrum.view(modes, 2 * batch, width), weight).view(modes, 2, batch, 2, width)
+    mixed = torch.empty_like(spectrum)
+    torch.sub(product[:, 0, :, 0], product[:, 1, :, 1], out=mixed[:, 0])
+    torch.add(product[:, 0, :, 1], product[:, 1, :, 0], out=mixed[:, 1])
+    return mixed
+
+
+def mix_channels_adjoint(gradient: Tensor, spectrum: Tensor, weight: Tensor) -> tuple[Tensor, Tensor]:
+    """Gradients of `mix_channels` by its spectrum and by its weight."""
+    modes, _, batch, width = spectrum.shape
+    product = gradient.new_empty(modes, 2, batch, 2, width)
+    product[:, 0] = gradient.transpose(1, 2)
+    product[:, 1, :, 0] = gradient[:, 1]
+    torch.neg(gradient[:, 0], out=product[:, 1, :, 1])
+    product = product.view(modes, 2 * batch, 2 * width)
+    by_weight = torch.bmm(spectrum.view(modes, 2 * batch, width).mT, product)
+    return torch.bmm(product, weight.mT).view(spectrum.shape), by_weight
 
 
 class SpaceFilter(nn.Module):

@@ -11,7 +11,8 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
-from dno.layers import FourierLayer, Lift, ParameterHead
+from dno.fourier_layer import FourierLayer
+from dno.layers import Lift, ParameterHead
 from dno.operator import TINY, Operator, OperatorSpec
 from dno.quadrature import integration_matrix
 
@@ -28,25 +29,6 @@ class StackedHistoryHyperparameters:
     rows: int = 4
     log_state: bool = False
     homogeneous: bool = False
-
-
-class CausalRows(nn.Module):
-    """Pointwise map with a causal kernel over rows: out[n] = Σ_k W_k in[n-k] + b. Fields (S, X, R, B, C)."""
-
-    def __init__(self, width: int, kernel: int) -> None:
-        super().__init__()
-        self.taps = nn.ModuleList(nn.Linear(width, width, bias=k == 0) for k in range(kernel))
-        with torch.no_grad():
-            for tap in self.taps[1:]:
-                tap.weight.mul_(0.5)
-
-    def forward(self, x: Tensor) -> Tensor:
-        out = self.taps[0](x)
-        for k, tap in enumerate(self.taps[1:], start=1):
-            if k < x.shape[2]:
-                earlier = tap(x[:, :, :-k])
-                out = torch.cat([out[:, :, :k], out[:, :, k:] + earlier], 2)
-        return out
 
 
 class StackedHistory(Operator):
@@ -66,13 +48,12 @@ class StackedHistory(Operator):
         self.past_rows = h.rows
         points, parameters, components = spec.points_per_delay + 1, len(spec.parameter_names), spec.components
         self.lift = Lift(components, 1 + parameters + 1, h.width)  # state; presence, parameters, delay
-        self.layers = nn.ModuleList(
-            FourierLayer(points, spec.n_space, h.fourier_modes_t, h.fourier_modes_x, h.width, h.dropout, False)
-            for _ in range(h.n_layers)
-        )
         # The kernels' reach adds up to exactly `rows`, spread over the layers from the first on.
         reach = [(h.rows - 1) // h.n_layers + (i < (h.rows - 1) % h.n_layers) for i in range(h.n_layers)]
-        self.causal = nn.ModuleList(CausalRows(h.width, 1 + r) for r in reach)
+        self.layers = nn.ModuleList(
+            FourierLayer(points, spec.n_space, h.fourier_modes_t, h.fourier_modes_x, h.width, h.dropout, r)
+            for r in reach
+        )
         self.head = ParameterHead(h.width, parameters, components)
         self.jump_head = ParameterHead(h.width, parameters, components) if "neutral" in spec.traits else None
         whole = integration_matrix(points, 1 / spec.points_per_delay)
@@ -85,9 +66,10 @@ class StackedHistory(Operator):
         delay = ((tau - self.tau_mean) / self.tau_deviation)[:, None]
         given = torch.cat([presence, parameters.expand(rows, -1, -1), delay.expand(rows, -1, -1)], -1)
         x = self.lift(state * presence, given)
-        for layer, causal in zip(self.layers, self.causal, strict=True):
-            flat = x.flatten(2, 3)
-            x = layer(flat, causal(x).flatten(2, 3)).view(x.shape)
+        flat = x.flatten(2, 3)  # (S, X, R B, W)
+        for layer in self.layers:
+            flat = layer(flat, rows)
+        x = flat.view(x.shape)
         rate = tau[:, None] * self.rate_scale * self.head(x, self.head.weights(parameters))
         following = state[-1] + torch.tensordot(self.integral, rate, 1)
         if self.jump_head is not None:

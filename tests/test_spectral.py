@@ -1,11 +1,15 @@
-"""The matrix form of the spectral layers against rfft, and the quadrature matrices against calculus."""
+"""The fast layers against their plain forms (rfft, einsum, autograd), and the quadrature matrices against calculus."""
 
 import numpy as np
 import pytest
 import torch
 
+from benchmarks.plain_layers import plain
+from dno import spectral
+from dno.fourier_layer import FourierLayer
+from dno.layers import PointwiseNetwork
 from dno.quadrature import differentiation_matrix, integration_matrix, interpolation_matrix
-from dno.spectral import SpaceFilter, SpectralConvolution, available_modes_t, padded_length
+from dno.spectral import SpaceFilter, TruncatedTransform, available_modes_t
 
 
 @pytest.fixture(autouse=True)
@@ -16,26 +20,83 @@ def double_precision():
     torch.set_default_dtype(before)
 
 
-@pytest.mark.parametrize(("points", "space", "modes_t", "modes_x"), [(33, 1, 12, 1), (51, 20, 8, 6), (51, 20, 38, 11)])
-def test_spectral_convolution_equals_the_fft_form(points, space, modes_t, modes_x):
-    torch.manual_seed(0)
-    width = 5
-    layer = SpectralConvolution(points, space, modes_t, modes_x, width)
-    x = torch.randn(points, space, 3, width)
-    length = padded_length(points - 1)
-    padded = torch.cat([x, torch.zeros(length - points, space, 3, width)])
-    spectrum = torch.fft.fft(torch.fft.rfft(padded, dim=0), dim=1)
-    waves = [k % space for k in range(-(modes_x - 1) + (2 * (modes_x - 1) >= space), modes_x)] if space > 1 else [0]
-    weight = torch.complex(layer.weight[..., :width], layer.weight[..., width:]).view(modes_t, len(waves), width, width)
-    kept = torch.zeros_like(spectrum)
-    kept[:modes_t, waves] = torch.einsum("tqbi,tqio->tqbo", spectrum[:modes_t][:, waves], weight)
-    expected = torch.fft.irfft(torch.fft.ifft(kept, dim=1), n=length, dim=0)[:points]
-    assert torch.allclose(layer(x), expected, atol=1e-13 * expected.abs().max().item())
+# Points, space, modes in both: scalar and spatial families, all modes of a grid, and one that is long enough for FFT.
+SHAPES = pytest.mark.parametrize(
+    "shape", [(33, 1, 12, 1), (51, 20, 8, 6), (51, 20, 38, 11), (17, 5, 3, 2), (97, 1, 40, 1)]
+)
 
 
-def test_spectral_convolution_in_single_precision_stays_within_a_millionth():
+def fourier_layer(shape: tuple[int, int, int, int], width: int = 5, **options: object) -> FourierLayer:
     torch.manual_seed(0)
-    layer = SpectralConvolution(33, 1, available_modes_t(32), 1, 8)
+    return FourierLayer(*shape, width, **({"dropout": 0.0} | options))
+
+
+@SHAPES
+@pytest.mark.parametrize(("rows", "reach", "dropout"), [(1, 0, 0.0), (4, 2, 0.0), (2, 3, 0.0), (1, 0, 0.5)])
+def test_fourier_layer_and_its_gradients_equal_the_rfft_form(shape, rows, reach, dropout):
+    layer = fourier_layer(shape, reach=reach, dropout=dropout)
+    x = torch.randn(shape[0], shape[1], 2 * rows, 5, requires_grad=True)
+    upstream = torch.randn_like(x)
+
+    def values_and_gradients() -> list[torch.Tensor]:
+        torch.manual_seed(1)  # the same places are dropped
+        out = layer(x, rows)
+        return [out, *torch.autograd.grad(out, [x, *layer.parameters()], upstream, allow_unused=True)]
+
+    fast = values_and_gradients()
+    with plain():
+        reference = values_and_gradients()
+    for value, expected in zip(fast, reference, strict=True):
+        if expected is None:
+            assert value is None  # a tap that reaches beyond the first row
+        else:
+            assert (value - expected).abs().max() <= 1e-12 * expected.abs().max()
+
+
+@pytest.mark.parametrize("shape", [(5, 1, 3, 1), (5, 4, 2, 3)])
+def test_fourier_layer_and_gate_pass_gradcheck(shape):
+    layer = fourier_layer(shape, width=2, reach=1)
+    x = torch.randn(shape[0], shape[1], 4, 2, requires_grad=True)
+    assert torch.autograd.gradcheck(lambda field: layer(field, 2), (x,))
+    network = PointwiseNetwork(3, 3)
+    assert torch.autograd.gradcheck(network, (torch.randn(4, 3, requires_grad=True),))
+
+
+def test_both_forms_of_the_transform_give_the_same_numbers(monkeypatch):
+    field = torch.randn(97, 1, 3, 2)
+    spectrum = torch.randn(40, 2, 3, 2)
+    found = []
+    for longest_matrix in (0, 10**9):
+        monkeypatch.setattr(spectral, "MATRIX_MODES", longest_matrix)
+        monkeypatch.setattr(spectral, "MATRIX_LENGTH", longest_matrix)
+        transform = TruncatedTransform(97, 1, 40, 1)
+        assert transform.is_fft == (longest_matrix == 0)
+        synthesis, adjoint = torch.ones_like(field), torch.ones_like(field)
+        transform.add_synthesis(synthesis, spectrum)
+        transform.add_analysis_adjoint(adjoint, spectrum)
+        found.append([transform.analyse(field), transform.synthesis_adjoint(field), synthesis, adjoint])
+    for one, other in zip(*found, strict=True):
+        assert torch.allclose(one, other, atol=1e-12 * one.abs().max().item())
+
+
+@pytest.mark.parametrize("network", [PointwiseNetwork(6, 3), PointwiseNetwork(6, 3, dropout=0.5)])
+def test_pointwise_network_and_its_gradients_equal_the_plain_form(network):
+    network = network.double()
+    x = torch.randn(7, 2, 6, requires_grad=True)
+
+    def values_and_gradients() -> list[torch.Tensor]:
+        torch.manual_seed(1)
+        out = network(x)
+        return [out, *torch.autograd.grad(out.square().sum(), [x, *network.parameters()])]
+
+    fast = values_and_gradients()
+    with plain():
+        reference = values_and_gradients()
+    assert all(torch.allclose(one, other, rtol=1e-12) for one, other in zip(fast, reference, strict=True))
+
+
+def test_fourier_layer_in_single_precision_stays_within_a_millionth():
+    layer = fourier_layer((33, 1, available_modes_t(32), 1), width=8)
     x = torch.randn(33, 1, 4, 8)
     double = layer(x)
     assert (layer.float()(x.float()) - double).abs().max() <= 1e-6 * double.abs().max()

@@ -42,7 +42,7 @@ class Training:
         device = self.order.device
         return {
             "operator": self.operator.state_dict(),
-            "optimizers": [optimizer.state_dict() for optimizer, _ in self.optimizer.optimizers],
+            "optimizer": self.optimizer.state_dict(),
             "progress": [_plain_attributes(part) for part in self.progress],
             "order": self.order.get_state(),
             "random": torch.get_rng_state(),
@@ -53,8 +53,7 @@ class Training:
     def restore(self, saved: dict[str, object]) -> None:
         """Goes back to a captured state."""
         self.operator.load_state_dict(saved["operator"])
-        for (optimizer, _), state in zip(self.optimizer.optimizers, saved["optimizers"], strict=True):
-            optimizer.load_state_dict(state)
+        self.optimizer.load_state_dict(saved["optimizer"])
         for part, attributes in zip(self.progress, saved["progress"], strict=True):
             for name, value in attributes.items():
                 setattr(part, name, value)

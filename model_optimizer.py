@@ -72,6 +72,18 @@ class JointOptimizer:
     def zero_grad(self) -> None:
         self._gradients.zero_()
 
+    def state_dict(self) -> dict[str, object]:
+        """Moments and momentum. The values belong to the operator, the rate to the schedule."""
+        return {"adamw": self._adamw.state_dict()["state"], "muon": self._muon and self._muon.momentum}
+
+    def load_state_dict(self, state: dict[str, object]) -> None:
+        """Goes on from these moments."""
+        self._adamw.load_state_dict(self._adamw.state_dict() | {"state": state["adamw"]})
+        for group in self._adamw.param_groups:
+            group["lr"] = self.rate  # loading made a copy of it
+        if self._muon is not None:
+            self._muon.momentum.copy_(state["muon"])
+
 
 class BatchedMuon:
     """Muon with Nesterov momentum for matrices that lie one after the other in `values`, as `shapes` with counts says.
@@ -83,14 +95,14 @@ class BatchedMuon:
         self, values: Tensor, gradients: Tensor, shapes: list[tuple[tuple[int, int], int]], weight_decay: float
     ) -> None:
         self._values, self._gradients, self._weight_decay = values, gradients, weight_decay
-        self._momentum, self._update = torch.zeros_like(values), torch.zeros_like(values)
+        self.momentum, self._update = torch.zeros_like(values), torch.zeros_like(values)
         pieces = self._update.split([count * math.prod(shape) for shape, count in shapes])
         self._batches = [piece.view(count, *shape) for piece, (shape, count) in zip(pieces, shapes, strict=True)]
 
     @torch.no_grad()
     def step(self, rate: Tensor) -> None:
-        self._momentum.lerp_(self._gradients, 1 - MOMENTUM)
-        torch.lerp(self._gradients, self._momentum, MOMENTUM, out=self._update)
+        self.momentum.lerp_(self._gradients, 1 - MOMENTUM)
+        torch.lerp(self._gradients, self.momentum, MOMENTUM, out=self._update)
         for batch in self._batches:
             wide = batch if batch.shape[1] <= batch.shape[2] else batch.mT
             wide.copy_(orthogonalised(wide, max(1.0, batch.shape[1] / batch.shape[2]) ** 0.5))

@@ -15,6 +15,9 @@ import psycopg
 import sqlalchemy
 from optuna.exceptions import StorageInternalError
 from optuna.storages import RDBStorage
+from optuna.storages._rdb import models
+from optuna.trial import TrialState
+from sqlalchemy.dialects.postgresql import insert
 from sqlalchemy.orm import Session, scoped_session
 
 from search.command_line import masked
@@ -175,6 +178,36 @@ class BatchingStorage(RDBStorage):
     def transaction(self) -> contextlib.AbstractContextManager[None]:
         """All that the block writes is committed at its end, or nothing of it."""
         return self.scoped_session.transaction()
+
+    def report_all(self, trial_id: int, values: dict[int, float]) -> None:
+        """Adds finite errors by epoch in one statement; those that are there already stay."""
+        model = models.TrialIntermediateValueModel
+        kind = model.TrialIntermediateValueType.FINITE
+        rows = [
+            {"trial_id": trial_id, "step": step, "intermediate_value": value, "intermediate_value_type": kind}
+            for step, value in values.items()
+        ]
+        with self.transaction():
+            session = self.scoped_session()
+            self.check_trial_is_updatable(trial_id, models.TrialModel.find_or_raise_by_id(trial_id, session).state)
+            session.execute(insert(model).on_conflict_do_nothing(), rows)
+
+    def lowest_waiting(self, study_id: int) -> int | None:
+        """The id of the waiting trial with the lowest slot, by one small query: under the guard lock every worker
+        waits for it, and Optuna reads all unfinished trials anew.
+        """
+        trial, attribute = models.TrialModel, models.TrialUserAttributeModel
+        session = self.scoped_session()
+        try:
+            rows = (
+                session.query(trial.trial_id, attribute.value_json)
+                .join(attribute, attribute.trial_id == trial.trial_id)
+                .filter(trial.study_id == study_id, trial.state == TrialState.WAITING, attribute.key == "slot")
+                .all()
+            )
+        finally:
+            session.close()
+        return min(rows, key=lambda row: int(row[1]))[0] if rows else None
 
 
 def lock_key(name: str) -> int:

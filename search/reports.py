@@ -9,7 +9,7 @@ from optuna.exceptions import UpdateFinishedTrialError
 
 from experiment_tracker import EpochRecord
 from search.plan import StudyPlan
-from search.slots import SlotLost, one_transaction
+from search.slots import SlotLost, report_all
 
 TOGETHER_SECONDS = 5.0  # a server hears of several errors at once, at most this often
 
@@ -19,7 +19,7 @@ class Reports:
 
     def __init__(self, trial: optuna.Trial, plan: StudyPlan, is_remote: bool) -> None:
         self._trial, self._plan, self._is_remote = trial, plan, is_remote
-        self._waiting: list[tuple[int, float]] = []
+        self._waiting: dict[int, float] = {}
         self._told_at = time.monotonic()
 
     def add(self, record: EpochRecord) -> bool:
@@ -37,20 +37,18 @@ class Reports:
 
     def flush(self) -> None:
         """Tells the study all that waits."""
-        waiting, self._waiting, self._told_at = self._waiting, [], time.monotonic()
+        waiting, self._waiting, self._told_at = self._waiting, {}, time.monotonic()
         try:
-            with one_transaction(self._trial.study):
-                for epoch, error in waiting:
-                    self._trial.report(error, epoch)
+            report_all(self._trial, waiting)
         except UpdateFinishedTrialError as error:
             raise SlotLost from error
         except optuna.exceptions.StorageInternalError:
-            self._waiting = waiting + self._waiting
+            self._waiting = waiting | self._waiting
             raise
 
     def _take(self, record: EpochRecord) -> bool:
         is_reported = self._plan.is_reported() and record.epoch < self._plan.max_epochs
         if is_reported and math.isfinite(record.val_rel_error):
-            self._waiting.append((record.epoch, record.val_rel_error))
+            self._waiting[record.epoch] = record.val_rel_error
             return True
         return False

@@ -84,6 +84,17 @@ def one_transaction(study: optuna.Study) -> contextlib.AbstractContextManager[No
     return backend.transaction() if hasattr(backend, "transaction") else contextlib.nullcontext()
 
 
+def report_all(trial: optuna.Trial, values: dict[int, float]) -> None:
+    """Reports several finite errors by epoch; to a database in one statement."""
+    backend = getattr(trial.study._storage, "_backend", None)
+    if not hasattr(backend, "report_all"):
+        for epoch, error in values.items():
+            trial.report(error, epoch)
+    elif values:
+        backend.report_all(trial._trial_id, values)
+        trial._cached_frozen_trial.intermediate_values.update(values)  # what `report` does for the pruner
+
+
 def is_finished(trial: FrozenTrial) -> bool:
     """Whether this trial finishes its slot."""
     if trial.state in (TrialState.COMPLETE, TrialState.PRUNED):
@@ -160,14 +171,27 @@ def claim(study: optuna.Study, owner: str) -> optuna.Trial | None:
 
     The lowest, where `study.ask` would take the oldest trial: a slot that was interrupted is not put off.
     """
-    waiting = study.get_trials(deepcopy=False, states=(TrialState.WAITING,))
-    if not waiting:
+    trial_id = _lowest_waiting(study)
+    if trial_id is None:
         return None
-    chosen = min(waiting, key=lambda trial: trial.user_attrs["slot"])
     with one_transaction(study):
-        study._storage.set_trial_state_values(chosen._trial_id, TrialState.RUNNING)
-        study._storage.set_trial_user_attr(chosen._trial_id, "owner", owner)
-    return optuna.Trial(study, chosen._trial_id)
+        study._storage.set_trial_state_values(trial_id, TrialState.RUNNING)
+        study._storage.set_trial_user_attr(trial_id, "owner", owner)
+    return optuna.Trial(study, trial_id)
+
+
+def _lowest_waiting(study: optuna.Study) -> int | None:
+    cached = study._storage
+    backend = getattr(cached, "_backend", None)
+    if not hasattr(backend, "lowest_waiting"):
+        waiting = study.get_trials(deepcopy=False, states=(TrialState.WAITING,))
+        return min(waiting, key=lambda trial: trial.user_attrs["slot"])._trial_id if waiting else None
+    trial_id = backend.lowest_waiting(study._study_id)
+    if trial_id is not None:  # Optuna's cache must know a trial before it takes its parameters
+        cached.get_study_name_from_id(study._study_id)
+        with cached._lock:
+            cached._add_trials_to_cache(study._study_id, [backend.get_trial(trial_id)])
+    return trial_id
 
 
 def _bury(study: optuna.Study, trial: FrozenTrial, result: TrialEnd | None, mark: str) -> None:

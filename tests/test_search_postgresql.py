@@ -13,6 +13,7 @@ import optuna
 import psutil
 import psycopg
 import pytest
+from optuna.exceptions import UpdateFinishedTrialError
 from optuna.trial import TrialState
 from private_postgresql import PASSWORD, Server, binaries, private_server
 from small_search import SMALL, make_data, start
@@ -20,7 +21,7 @@ from small_search import SMALL, make_data, start
 from experiment_tracker import read_run
 from search import postgresql
 from search.postgresql import AdvisoryLock, beat, living_hosts, open_database, patiently
-from search.slots import TrialEnd, claim, finished_trials, one_transaction, reconcile, record_end
+from search.slots import TrialEnd, claim, finished_trials, one_transaction, reconcile, record_end, report_all
 from search.storage import open_study
 
 pytestmark = [
@@ -54,8 +55,7 @@ def test_one_transaction_commits_all_or_nothing(url: str) -> None:
     trial = claim(study, "a:1:0.00")
     with one_transaction(study):
         trial.suggest_float("x", 0, 1)
-        for step in range(20):
-            trial.report(0.5, step)
+        report_all(trial, dict.fromkeys(range(20), 0.5))
         assert other.trials[0].intermediate_values == {}
     assert len(other.trials[0].intermediate_values) == 20
     with pytest.raises(ZeroDivisionError), one_transaction(study):
@@ -63,6 +63,8 @@ def test_one_transaction_commits_all_or_nothing(url: str) -> None:
         _ = 1 / 0
     assert "end" not in make_study(url).trials[0].user_attrs
     record_end(study, trial.number, TrialEnd("complete", None, (0.25,), {"m": 1.0}, {}))
+    with pytest.raises(UpdateFinishedTrialError):
+        report_all(trial, {21: 0.5})
     ended = other.trials[0]
     assert (ended.state, ended.value, ended.user_attrs["metrics"]) == (TrialState.COMPLETE, 0.25, {"m": 1.0})
 

@@ -18,7 +18,8 @@ from data.randomness import generator
 from experiment_tracker import EpochRecord
 from model_checkpoint import Checkpoints, Training
 from model_evaluation import Evaluation, evaluate, rollout_error, steering_split
-from model_optimizer import OPTIMIZERS, JointOptimizer, make_optimizer
+from model_optimizer import OPTIMIZERS, make_optimizer
+from model_step import TrainingStep
 
 WINDOWS_PER_EPOCH = 2048  # target rows, for every operator: 200 epochs are about two minutes of one core
 EVALUATIONS = 20  # of the validation rollout during a whole training
@@ -241,29 +242,20 @@ def derived_seed(seed: int, purpose: str) -> int:
     return int(generator(seed, f"training/{purpose}", 0).integers(2**63))
 
 
-def train_epoch(
-    operator: dno.Operator, windows: RowWindows, optimizer: JointOptimizer, pace: Pace, order: torch.Generator
-) -> tuple[float, float]:
+def train_epoch(operator: dno.Operator, step: TrainingStep, pace: Pace) -> tuple[float, float]:
     """Means over the steps of the loss and of the gradient's norm before clipping; the only wait for the device.
 
     Raises Divergence when one of them is not finite.
     """
     operator.train()
-    totals = torch.zeros(2, device=order.device)
+    step.totals.zero_()
     steps = 0
     while steps < pace.steps_per_epoch and (steps == 0 or pace.progress() < 1.0):
         progress = pace.progress()
-        optimizer.set_rate(pace.learning_rate(progress))
-        rows, present, tau, params = windows.draw(pace.crops, order)
-        loss = operator.training_loss(rows, present, tau, params, progress, order)
-        loss.backward()
-        norm = optimizer.clip(pace.settings.gradient_clip)
-        optimizer.step()
-        optimizer.zero_grad()
-        totals += torch.stack([loss.detach(), norm])
+        step(pace.learning_rate(progress), progress)
         steps += 1
         pace.steps += 1
-    mean_loss, mean_norm = (totals / steps).tolist()
+    mean_loss, mean_norm = (step.totals / steps).tolist()
     if not (math.isfinite(mean_loss) and math.isfinite(mean_norm)):
         raise Divergence(f"the loss or its gradient was not finite in epoch {pace.epoch}")
     return mean_loss, mean_norm
@@ -315,11 +307,12 @@ def train(
                 training.restore(checkpoints.saved)
                 costs["epochs"] = pace.epoch
                 watch.go_on_from(training.records[-1].elapsed_seconds)
+            step = TrainingStep(operator, windows, optimizer, pace.crops, settings.gradient_clip, order)
 
             while pace.progress() < 1.0 and not pace.is_over and status == "complete":
                 pace.epoch, began = pace.epoch + 1, watch.elapsed()
                 with watch.measure("training"):
-                    loss, norm = train_epoch(operator, windows, optimizer, pace, order)
+                    loss, norm = train_epoch(operator, step, pace)
                 costs["epochs"] = pace.epoch
                 error = math.nan
                 if pace.is_evaluation_due():

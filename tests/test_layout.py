@@ -25,7 +25,9 @@ FLOW = {
     "model_evaluation": {"data", "dno", "experiment_tracker"},
     "model_optimizer": set(),
     "model_checkpoint": {"experiment_tracker", "model_optimizer"},
-    "model_trainer": {"data", "dno", "experiment_tracker", "model_checkpoint", "model_evaluation", "model_optimizer"},
+    "model_step": {"data", "dno", "model_optimizer"},
+    "model_trainer": {"data", "dno", "experiment_tracker", "model_checkpoint", "model_evaluation"}
+    | {"model_optimizer", "model_step"},
     "search": {"hyperparameter_config", "experiment_tracker", "data", "dno", "model_checkpoint", "model_trainer"},
     "hyperparameter_search": {"search", "hyperparameter_config", "experiment_tracker", "data", "dno", "model_trainer"},
     "report": {"experiment_tracker", "hyperparameter_config"},
@@ -47,6 +49,7 @@ HOMES = {
         "model_trainer",
         "model_evaluation",
         "model_optimizer",
+        "model_step",
         "search",
         "hyperparameter_search",
     },

@@ -1,0 +1,81 @@
+"""One training step: draw, loss, gradient, clipping, optimizer. The same function runs eagerly or as a CUDA graph.
+
+On a GPU a small operator's step is a hundred short kernels, and launching them takes longer than running them; a graph
+launches them all at once. Shapes never change within a training, and only the rate does from step to step: it is
+written into a tensor before. Not measured, for want of a GPU, and therefore only used with DNO_CUDA_GRAPHS=1.
+"""
+
+import logging
+import os
+
+import torch
+from torch import Tensor
+
+import dno
+from data.batches import RowWindows
+from model_optimizer import JointOptimizer
+
+logger = logging.getLogger(__name__)
+
+WARM_UP = 3  # steps run eagerly before the capture, as torch asks for
+VARIABLE = "DNO_CUDA_GRAPHS"
+
+
+class TrainingStep:
+    """Call it once per step; `totals` (2,) sums the loss and the gradient's norm before clipping."""
+
+    def __init__(
+        self,
+        operator: dno.Operator,
+        windows: RowWindows,
+        optimizer: JointOptimizer,
+        crops: int,
+        gradient_clip: float,
+        order: torch.Generator,
+        wants_graph: bool | None = None,
+    ) -> None:
+        self._operator, self._windows, self._optimizer = operator, windows, optimizer
+        self._crops, self._gradient_clip, self._order = crops, gradient_clip, order
+        self.totals = torch.zeros(2, device=order.device)
+        self._progress = torch.zeros((), device=order.device)
+        asked = order.device.type == "cuda" and os.environ.get(VARIABLE) == "1"
+        self._wants_graph = asked if wants_graph is None else wants_graph
+        self._graph: torch.cuda.CUDAGraph | None = None
+        self._warm = 0
+
+    def __call__(self, rate: float, progress: float) -> None:
+        self._optimizer.set_rate(rate)
+        self._progress.fill_(progress)
+        if self._wants_graph and self._graph is None and self._warm >= WARM_UP:
+            self._capture()
+        if self._graph is not None:
+            self._graph.replay()
+            return
+        self._warm += 1
+        self.run()
+
+    def run(self) -> None:
+        """The step itself. It waits for nothing, and reads and writes the same tensors every time."""
+        optimizer = self._optimizer
+        optimizer.zero_grad()
+        rows, present, tau, params = self._windows.draw(self._crops, self._order)
+        loss: Tensor = self._operator.training_loss(rows, present, tau, params, self._progress, self._order)
+        loss.backward()
+        norm = optimizer.clip(self._gradient_clip)
+        optimizer.step()
+        self.totals += torch.stack([loss.detach(), norm])
+
+    def _capture(self) -> None:
+        """Record the step, without running it; where that fails, say so once and stay with the eager step."""
+        try:
+            graph = torch.cuda.CUDAGraph()
+            graph.register_generator_state(self._order)
+            with torch.cuda.graph(graph):
+                self.run()
+        except torch.OutOfMemoryError:
+            raise
+        except RuntimeError as error:
+            logger.warning("no CUDA graph, steps run one by one: %s", str(error).splitlines()[0])
+            self._wants_graph = False
+        else:
+            self._graph = graph

@@ -62,7 +62,7 @@ class CosineKernels(nn.Module):
 class Past:
     """What a right-hand side reads of the past at given times, fields (…, X, B, ·)."""
 
-    delayed: Tensor | None  # x(s-1), c channels
+    delayed: Tensor  # x(s-1) as a network sees it, `inputs` channels
     slope: Tensor | None  # x'(s-1)/τ in units of `rate_scale`, c channels; neutral families only
     memory: Tensor  # the part of z that does not involve x(s), c·J channels
     lag_zero: Tensor  # (J,) weight of x(s) in z
@@ -93,7 +93,7 @@ class MemoryKernel(Operator):
         self.step, self.per_capita = 1 / points, h.per_capita
         self.point_delay, self.neutral = h.point_delay, "neutral" in spec.traits
         self.kernels = CosineKernels(h.n_kernels, h.fourier_modes_t, points)
-        inputs = components * (1 + h.n_kernels + h.point_delay + self.neutral)
+        inputs = self.inputs * (1 + h.point_delay) + components * (h.n_kernels + self.neutral)
         self.lift = Lift(inputs, parameters, h.width)
         self.network = PointwiseNetwork(h.width, h.n_layers, h.dropout)
         self.head = ParameterHead(h.width, parameters, components)
@@ -136,7 +136,7 @@ class MemoryKernel(Operator):
         def rate(y: Tensor, past: Past) -> Tensor:
             y = self.bounded(y)
             memory = past.memory + (y[..., None] * past.lag_zero).flatten(-2)
-            seen = [y, memory]
+            seen = [self.seen(y), memory]
             seen += [past.delayed] if self.point_delay else []
             seen += [past.slope] if self.neutral else []
             hidden = self.lift(torch.cat(seen, -1), parameters)
@@ -184,6 +184,7 @@ class MemoryKernel(Operator):
         delayed, delayed_half, slope, slope_half = self.read_row(row, tau)
         memory = self._memory(at_whole, sequence)
         last_lag = (delayed_half[..., None] * half[:, -1]).flatten(-2)
+        delayed, delayed_half = self.seen(delayed), self.seen(delayed_half)
         memory_half = self._memory(at_half, sequence) + last_lag
         cut = lambda field, part: None if field is None else field[part]  # noqa: E731
         first, second = slice(None, -1), slice(1, None)
@@ -215,13 +216,14 @@ class MemoryKernel(Operator):
         # Ascending time, so that a window of the sequence meets its weights without a copy in reverse.
         whole_weights, half_weights = whole[:, 1:].flip(1), half[:, 1:-1].flip(1)
         memory = self._memory(whole_weights, torch.stack(sequence[:points]))
+        last_lags = (delayed_half[..., None] * half[:, -1]).flatten(-2)
+        delayed, delayed_half = self.seen(delayed), self.seen(delayed_half)
         for j in range(points):
             y = sequence[-1]
             start = Past(delayed[j], cut(slope, j), memory, whole[:, 0])
             window = torch.stack(sequence[j + 1 : points + j + 1])
-            last_lag = (delayed_half[j][..., None] * half[:, -1]).flatten(-2)
             middle = Past(
-                delayed_half[j], cut(slope_half, j), self._memory(half_weights, window) + last_lag, half[:, 0]
+                delayed_half[j], cut(slope_half, j), self._memory(half_weights, window) + last_lags[j], half[:, 0]
             )
             memory = self._memory(whole_weights, window)
             end = Past(delayed[j + 1], cut(slope, j + 1), memory, whole[:, 0])

@@ -57,8 +57,16 @@ class Operator(nn.Module):
             ("parameter_deviation", parameters),
         ):
             self.register_buffer(name, torch.ones(size))
+        if log_state:
+            for name in ("value_mean", "value_deviation", "value_high"):
+                self.register_buffer(name, torch.ones(components))
         self.register_buffer("tau_mean", torch.zeros(()))
         self.register_buffer("tau_deviation", torch.ones(()))
+
+    @property
+    def inputs(self) -> int:
+        """Numbers that a network sees of the state at one point, see `seen`."""
+        return self.spec.components * (2 if self.log_state else 1)
 
     @classmethod
     def trait_defaults(cls, spec: OperatorSpec) -> dict[str, object]:
@@ -85,6 +93,11 @@ class Operator(nn.Module):
         low, high = entries.amin(0), entries.amax(0)
         self.low.copy_((low - (high - low) - self.mean) / self.deviation)
         self.high.copy_((high + (high - low) - self.mean) / self.deviation)
+        if self.log_state:
+            values = path[valid].reshape(-1, components)
+            self.value_mean.copy_(values.mean(0))
+            self.value_deviation.copy_(values.std(0).clamp_min(TINY))
+            self.value_high.copy_(2 * values.amax(0))
         rate = state.diff(dim=1) * self.spec.points_per_delay / tau.double()[:, None, None]
         rate = rate[both].reshape(-1, components).square().mean(0).sqrt() / self.deviation
         self.rate_scale.copy_(torch.where(rate > 1e-12, rate, torch.ones_like(rate)))
@@ -117,6 +130,16 @@ class Operator(nn.Module):
             return field / scale
         state = field.clamp_min(TINY).log() if self.log_state else field
         return (state - self.mean) / self.deviation
+
+    def seen(self, state: Tensor) -> Tensor:
+        """What a network gets of a state (..., c): the state itself, and beside a logarithm the value, (..., inputs).
+
+        Right-hand sides are functions of values; from the logarithm alone, an exponential has to be learned as well.
+        """
+        if not self.log_state:
+            return state
+        value = (state * self.deviation + self.mean).exp().minimum(self.value_high)
+        return torch.cat([state, (value - self.value_mean) / self.value_deviation], -1)
 
     def bounded(self, state: Tensor) -> Tensor:
         """Clamped to the range of training, widened threefold, so that sweeps and rollouts stay finite."""

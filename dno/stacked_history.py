@@ -2,8 +2,10 @@
 
 A trajectory is folded into the delay plane U[n, s] = x((n+s)τ), n the delay interval, s the place within it
 (Arecchi, Giacomelli et al. 1992; Giacomelli & Politi 1996). Layers combine a spectral convolution in s (and x) with a
-causal convolution in n that is shift-invariant and knows no row index; the next row is integrated from its rate:
-U[n+1, s] = U[n, 1] + τ ∫₀ˢ G dσ. All rows of a crop train in parallel under the causal mask.
+causal convolution in n that is shift-invariant and knows no row index; from the features c that they draw of the last
+rows the next one is solved: U[n+1, s] = U[n, 1] + τ ∫₀ˢ F(U[n+1, σ], c(σ); p) dσ, by the Picard map. Without U[n+1]
+in F the layers have to learn the flow of the equation instead of its rate, and are 17 times worse on mackey (1.8e-2
+after 120 s, against 1.0e-3 after 60 s). All rows of a crop train in parallel under the causal mask.
 """
 
 from dataclasses import dataclass
@@ -12,9 +14,9 @@ import torch
 from torch import Tensor, nn
 
 from dno.fourier_layer import FourierLayer
-from dno.layers import Lift, ParameterHead
+from dno.layers import Lift
 from dno.operator import TINY, Operator, OperatorSpec
-from dno.quadrature import integration_matrix
+from dno.picard import PicardHead
 
 
 @dataclass(frozen=True)
@@ -27,7 +29,10 @@ class StackedHistoryHyperparameters:
     fourier_modes_x: int = 6
     dropout: float = 0.0
     rows: int = 4
+    sweeps: int = 12
+    sub_windows: int = 2
     log_state: bool = False
+    per_capita: bool = False
     homogeneous: bool = False
 
 
@@ -46,36 +51,27 @@ class StackedHistory(Operator):
         h = hyperparameters
         super().__init__(spec, h.log_state, h.homogeneous)
         self.past_rows = h.rows
-        points, parameters, components = spec.points_per_delay + 1, len(spec.parameter_names), spec.components
-        self.lift = Lift(components, 1 + parameters + 1, h.width)  # state; presence, parameters, delay
+        points, parameters = spec.points_per_delay + 1, len(spec.parameter_names)
+        self.lift = Lift(self.inputs, 1 + parameters + 1, h.width)  # state; presence, parameters, delay
         # The kernels' reach adds up to exactly `rows`, spread over the layers from the first on.
         reach = [(h.rows - 1) // h.n_layers + (i < (h.rows - 1) % h.n_layers) for i in range(h.n_layers)]
         self.layers = nn.ModuleList(
             FourierLayer(points, spec.n_space, h.fourier_modes_t, h.fourier_modes_x, h.width, h.dropout, r)
             for r in reach
         )
-        self.head = ParameterHead(h.width, parameters, components)
-        self.jump_head = ParameterHead(h.width, parameters, components) if "neutral" in spec.traits else None
-        whole = integration_matrix(points, 1 / spec.points_per_delay)
-        self.register_buffer("integral", torch.tensor(whole, dtype=torch.get_default_dtype()), persistent=False)
+        self.picard = PicardHead(self, h.width, h.fourier_modes_x, h.sub_windows, h.sweeps, h.per_capita)
 
-    def next_rows(self, state: Tensor, present: Tensor, tau: Tensor, parameters: Tensor) -> Tensor:
-        """For every row its successor: state (S, X, R, B, c), present (B, R) -> (S, X, R, B, c)."""
+    def features(self, state: Tensor, present: Tensor, tau: Tensor, parameters: Tensor) -> Tensor:
+        """c(s) of every row's successor, from the rows up to it: (S, X, R, B, c), (B, R) -> (S, X, R, B, W)."""
         rows = state.shape[2]
         presence = present.T.to(state.dtype)[:, :, None]  # (R, B, 1)
         delay = ((tau - self.tau_mean) / self.tau_deviation)[:, None]
         given = torch.cat([presence, parameters.expand(rows, -1, -1), delay.expand(rows, -1, -1)], -1)
-        x = self.lift(state * presence, given)
+        x = self.lift(self.seen(state) * presence, given)
         flat = x.flatten(2, 3)  # (S, X, R B, W)
         for layer in self.layers:
             flat = layer(flat, rows)
-        x = flat.view(x.shape)
-        rate = tau[:, None] * self.rate_scale * self.head(x, self.head.weights(parameters))
-        following = state[-1] + torch.tensordot(self.integral, rate, 1)
-        if self.jump_head is not None:
-            jump = self.jump_head(x, self.jump_head.weights(parameters))
-            following = following + jump - jump[0]
-        return following
+        return flat.view(x.shape)
 
     def _encode_rows(self, rows: Tensor, present: Tensor, past: int) -> tuple[Tensor, Tensor | None]:
         """(B, R, M+1, C) -> state (S, X, R, B, c) and the scale (B, 1), from the first `past` rows alone."""
@@ -91,8 +87,17 @@ class StackedHistory(Operator):
         self, rows: Tensor, present: Tensor, tau: Tensor, params: Tensor, progress: float, generator: torch.Generator
     ) -> Tensor:
         state, _ = self._encode_rows(rows, present, self.past_rows)
-        predicted = self.next_rows(state[:, :, :-1], present[:, :-1], tau, self.standardised(params))
-        error = (predicted - state[:, :, 1:])[:, :, self.past_rows - 1 :]
+        parameters = self.standardised(params)
+        features = self.features(state[:, :, :-1], present[:, :-1], tau, parameters)[:, :, self.past_rows - 1 :]
+        count = features.shape[2]
+        residual = self.picard.residual(
+            self,
+            state[:, :, self.past_rows :].flatten(2, 3),
+            features.flatten(2, 3),
+            parameters.repeat(count, 1),
+            tau.repeat(count),
+        )
+        error = residual.unflatten(2, (count, -1))
         valid = present[:, self.past_rows :].T[:, :, None]  # (target, B, 1)
         per_row = error.square().mean((0, 1))  # (target, B, c)
         return (per_row * valid).sum() / (valid.sum() * per_row.shape[-1])
@@ -105,7 +110,8 @@ class StackedHistory(Operator):
         pieces = []
         for _ in range(-(-n_steps // self.spec.points_per_delay)):
             state, scale = self._encode_rows(torch.stack(window, 1), present, self.past_rows)
-            following = self.next_rows(state, present, tau, parameters)[:, :, -1]
+            features = self.features(state, present, tau, parameters)[:, :, -1]
+            following = self.picard.solve(self, state[-1, :, -1], features, parameters, tau)
             row = self.from_field(self.decode(following, scale))
             pieces.append(row[:, 1:])
             window = window[1:] + [row]

@@ -6,8 +6,8 @@ import torch
 
 import data
 from data import FAMILIES
-from dno.method_of_steps import PicardWindows
 from dno.operator import OperatorSpec
+from dno.picard import PicardWindows
 from dno.quadrature import differentiation_matrix
 from dno.registry import default_hyperparameters
 

@@ -76,7 +76,7 @@ def test_stacked_history_row_does_not_change_when_later_rows_do(spec):
 
     def following(values: torch.Tensor) -> torch.Tensor:
         state, _ = operator._encode_rows(values, present, operator.past_rows)
-        return operator.next_rows(state, present, tau, operator.standardised(params))
+        return operator.features(state, present, tau, operator.standardised(params))
 
     before, after = following(rows), following(changed)
     assert torch.equal(before[:, :, :6], after[:, :, :6])
@@ -89,7 +89,7 @@ def test_stacked_history_sees_exactly_its_rows():
     present = torch.ones(1, 9, dtype=torch.bool)
     _, tau, params = batch(SCALAR, 1)
     state, _ = operator._encode_rows(rows + 0.5, present, operator.past_rows)
-    operator.next_rows(state, present, tau, operator.standardised(params))[:, :, -1].sum().backward()
+    operator.features(state, present, tau, operator.standardised(params))[:, :, -1].sum().backward()
     seen = (rows.grad.abs().sum((0, 2, 3)) > 0).tolist()
     assert seen == [False] * (9 - operator.past_rows) + [True] * operator.past_rows
 

@@ -1,0 +1,118 @@
+"""Picard maps: the next delay interval as the fixed point of an integral equation with a learned right-hand side.
+
+x(s) = x(0) + τ ∫₀ˢ F(x(σ), c(σ); p) dσ, where c are features of the past; for neutral equations + H(c(s)) - H(c(0)),
+with H learned: the delayed derivative carries no τ. Picard–Lindelöf: sweeps with the same F converge from any guess.
+"""
+
+from collections.abc import Callable
+from itertools import pairwise
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from dno.layers import ParameterHead, PointwiseNetwork
+from dno.operator import Operator
+from dno.quadrature import integration_matrix
+from dno.spectral import SpaceFilter
+
+WIDEST_HEAD = 64  # the head runs once per sweep: its width is what a rollout costs
+
+
+class PicardWindows(nn.Module):
+    """Solves dy/ds = f(y, points) on the points of one delay interval by Picard sweeps on consecutive sub-windows."""
+
+    def __init__(self, n_points: int, sub_windows: int, sweeps: int) -> None:
+        super().__init__()
+        self.sweeps = sweeps
+        edges = np.round(np.linspace(0, n_points - 1, sub_windows + 1)).astype(int)
+        self.windows = [slice(int(a), int(b) + 1) for a, b in pairwise(edges)]
+        for i, window in enumerate(self.windows):
+            matrix = integration_matrix(window.stop - window.start, 1 / (n_points - 1))
+            self.register_buffer(f"integral_{i}", torch.tensor(matrix, dtype=torch.get_default_dtype()), False)
+
+    def forward(self, start: Tensor, rate: Callable[[Tensor, slice], Tensor], jump: Tensor | None = None) -> Tensor:
+        """start (X, B, c) -> (S, X, B, c). `rate(y, points)` is dy/ds there; `jump` is added after the integral."""
+        pieces = []
+        base = start
+        for i, window in enumerate(self.windows):
+            integral = getattr(self, f"integral_{i}")
+            offset = base if jump is None else base + jump[window] - jump[window.start]
+            state = offset.expand(window.stop - window.start, *start.shape)
+            for _ in range(self.sweeps):
+                state = offset + torch.tensordot(integral, rate(state, window), 1)
+            base = state[-1]
+            pieces.append(state if i == 0 else state[1:])
+        return torch.cat(pieces)
+
+
+class PicardHead(nn.Module):
+    """The right-hand side F and the jump H on features (S, X, B, width) of the past, and the next row they imply."""
+
+    def __init__(
+        self, operator: Operator, width: int, modes_x: int, sub_windows: int, sweeps: int, per_capita: bool
+    ) -> None:
+        super().__init__()
+        spec, self.per_capita = operator.spec, per_capita
+        points, parameters, components = spec.points_per_delay + 1, len(spec.parameter_names), spec.components
+        head_width = min(width, WIDEST_HEAD)
+        self.context = nn.Linear(width, head_width)
+        self.state = nn.Linear(operator.inputs, head_width, bias=False)
+        self.network = PointwiseNetwork(head_width, 2)
+        self.head = ParameterHead(head_width, parameters, components)
+        self.filter = SpaceFilter(spec.n_space, modes_x, head_width) if spec.n_space > 1 else None
+        self.linear_head = ParameterHead(head_width, parameters, components) if spec.n_space > 1 else None
+        self.jump_head = ParameterHead(width, parameters, components) if "neutral" in spec.traits else None
+        self.windows = PicardWindows(points, sub_windows, sweeps)
+        cells = np.diff(integration_matrix(points, 1 / spec.points_per_delay), axis=0)  # (M, M+1)
+        self.register_buffer("increments", torch.tensor(cells, dtype=torch.get_default_dtype()), persistent=False)
+
+    def rate_function(
+        self, operator: Operator, features: Tensor, parameters: Tensor, tau: Tensor
+    ) -> Callable[[Tensor, slice], Tensor]:
+        """(y, points) -> dy/ds = τ · rate_scale · F(y, c; p) at those points of the interval."""
+        context = self.context(features)
+        weights = self.head.weights(parameters)
+        linear_weights = self.linear_head.weights(parameters) if self.linear_head else None
+        factor = tau[:, None] * operator.rate_scale
+
+        def rate(y: Tensor, points: slice) -> Tensor:
+            y = operator.bounded(y)
+            hidden = self.state(operator.seen(y)) + context[points]
+            filtered = None
+            if self.filter is not None:
+                filtered = self.filter(y)
+                hidden = hidden + filtered
+            out = self.head(self.network(hidden), weights)
+            if self.per_capita:
+                out = out * (y + operator.mean / operator.deviation)
+            if filtered is not None:
+                out = out + self.linear_head(filtered, linear_weights)
+            return factor * out
+
+        return rate
+
+    def jump(self, features: Tensor, parameters: Tensor) -> Tensor | None:
+        """H(c(s)), the part that a delayed derivative contributes: it carries no τ. (S, X, B, c)."""
+        if self.jump_head is None:
+            return None
+        return self.jump_head(features, self.jump_head.weights(parameters))
+
+    def solve(self, operator: Operator, start: Tensor, features: Tensor, parameters: Tensor, tau: Tensor) -> Tensor:
+        """The next row (S, X, B, c) from its first value (X, B, c)."""
+        rate = self.rate_function(operator, features, parameters, tau)
+        return self.windows(start, rate, self.jump(features, parameters))
+
+    def residual(self, operator: Operator, truth: Tensor, features: Tensor, parameters: Tensor, tau: Tensor) -> Tensor:
+        """What one sweep from the true row (S, X, B, c) misses of its increments, in units of their typical size.
+
+        (S-1, X, B, c), from one evaluation of F and no iteration. Increments rather than values: an error of the
+        rate counts the same wherever in the interval it is made.
+        """
+        rate = self.rate_function(operator, features, parameters, tau)(truth, slice(None))
+        predicted = torch.tensordot(self.increments, rate, 1)
+        jump = self.jump(features, parameters)
+        if jump is not None:
+            predicted = predicted + jump.diff(dim=0)
+        unit = tau[:, None] * operator.rate_scale / operator.spec.points_per_delay
+        return (predicted - truth.diff(dim=0)) / unit

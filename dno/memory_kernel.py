@@ -12,6 +12,7 @@ from dataclasses import dataclass
 import numpy as np
 import torch
 from torch import Tensor, nn
+from torch.nn import functional
 
 from dno.layers import Lift, ParameterHead, PointwiseNetwork
 from dno.operator import Operator, OperatorSpec
@@ -60,17 +61,14 @@ class CosineKernels(nn.Module):
 
 @dataclass(frozen=True)
 class Past:
-    """What a right-hand side reads of the past at given times, fields (…, X, B, ·)."""
+    """What a right-hand side sees at given times, as its share of the first hidden layer: linear, so made only once."""
 
-    delayed: Tensor  # x(s-1) as a network sees it, `inputs` channels
-    slope: Tensor | None  # x'(s-1)/τ in units of `rate_scale`, c channels; neutral families only
-    memory: Tensor  # the part of z that does not involve x(s), c·J channels
-    lag_zero: Tensor  # (J,) weight of x(s) in z
+    hidden: Tensor  # (…, X, B, W), of all but x(s)
+    own: Tensor  # (W, inputs), how x(s) enters: directly, and through lag zero of the kernels
 
-    def at(self, index: int) -> "Past":
-        """The same at one time."""
-        pick = lambda field: None if field is None else field[index]  # noqa: E731
-        return Past(pick(self.delayed), pick(self.slope), self.memory[index], self.lag_zero)
+    def at(self, index: int | slice) -> "Past":
+        """The same at one time, or at some."""
+        return Past(self.hidden[index], self.own)
 
 
 Rate = Callable[[Tensor, Past], Tensor]
@@ -127,6 +125,17 @@ class MemoryKernel(Operator):
             torch.tensordot(self.slope_half, row, 1) / unit,
         )
 
+    def past(self, parameters: Tensor, memory: Tensor, delayed: Tensor, slope: Tensor | None, lag_zero: Tensor) -> Past:
+        """From the part of z without x(s), (…, X, B, c J), x(s-1), x'(s-1)/τ, and the weight of x(s) in z, (J,)."""
+        weight, own = self.lift.field.weight, self.inputs
+        by_memory = weight[:, own : own + memory.shape[-1]].unflatten(1, (self.spec.components, -1))
+        seen = [memory] + ([self.seen(delayed)] if self.point_delay else []) + ([slope] if self.neutral else [])
+        hidden = functional.linear(torch.cat(seen, -1), weight[:, own:], self.lift.field.bias)
+        if self.lift.given is not None:
+            hidden = hidden + self.lift.given(parameters)
+        through_kernels = functional.pad(by_memory @ lag_zero, (0, own - self.spec.components))
+        return Past(hidden, weight[:, :own] + through_kernels)
+
     def rate_function(self, parameters: Tensor, tau: Tensor) -> Rate:
         """(y, past) -> dy/ds = τ · rate_scale · F at any leading shape (…, X, B, c)."""
         weights = self.head.weights(parameters)
@@ -135,11 +144,7 @@ class MemoryKernel(Operator):
 
         def rate(y: Tensor, past: Past) -> Tensor:
             y = self.bounded(y)
-            memory = past.memory + (y[..., None] * past.lag_zero).flatten(-2)
-            seen = [self.seen(y), memory]
-            seen += [past.delayed] if self.point_delay else []
-            seen += [past.slope] if self.neutral else []
-            hidden = self.lift(torch.cat(seen, -1), parameters)
+            hidden = past.hidden + functional.linear(self.seen(y), past.own)
             filtered = None
             if self.filter is not None:
                 filtered = self.filter(y if y.dim() == 4 else y[None])
@@ -184,30 +189,32 @@ class MemoryKernel(Operator):
         delayed, delayed_half, slope, slope_half = self.read_row(row, tau)
         memory = self._memory(at_whole, sequence)
         last_lag = (delayed_half[..., None] * half[:, -1]).flatten(-2)
-        delayed, delayed_half = self.seen(delayed), self.seen(delayed_half)
         memory_half = self._memory(at_half, sequence) + last_lag
-        cut = lambda field, part: None if field is None else field[part]  # noqa: E731
-        first, second = slice(None, -1), slice(1, None)
-        start = Past(delayed[first], cut(slope, first), memory[first], whole[:, 0])
-        end = Past(delayed[second], cut(slope, second), memory[second], whole[:, 0])
-        middle = Past(delayed_half, slope_half, memory_half, half[:, 0])
         parameters = self.standardised(params)
+        at_points = self.past(parameters, memory, delayed, slope, whole[:, 0])
+        middle = self.past(parameters, memory_half, delayed_half, slope_half, half[:, 0])
+        start, end = at_points.at(slice(None, -1)), at_points.at(slice(1, None))
         stepped = self.runge_kutta(self.rate_function(parameters, tau), truth[:-1], start, middle, end)
         unit = self.step * tau[:, None] * self.rate_scale
         return ((stepped - truth[1:]) / unit).square().mean()
 
     def forward(self, history: Tensor, tau: Tensor, params: Tensor, n_steps: int) -> Tensor:
         whole, half = self.kernels()
-        rate = self.rate_function(self.standardised(params), tau)
+        parameters = self.standardised(params)
+        rate = self.rate_function(parameters, tau)
         field = self.to_field(history)
         rows = []
         for _ in range(-(-n_steps // self.spec.points_per_delay)):
             scale = self.scale_of(field)
-            field = self.decode(self._solve_interval(rate, self.encode(field, scale), tau, whole, half), scale)
+            field = self.decode(
+                self._solve_interval(rate, self.encode(field, scale), tau, parameters, whole, half), scale
+            )
             rows.append(field[1:])
         return self.from_field(torch.cat(rows))[:, :n_steps]
 
-    def _solve_interval(self, rate: Rate, row: Tensor, tau: Tensor, whole: Tensor, half: Tensor) -> Tensor:
+    def _solve_interval(
+        self, rate: Rate, row: Tensor, tau: Tensor, parameters: Tensor, whole: Tensor, half: Tensor
+    ) -> Tensor:
         """The next row (M+1, X, B, c), step by step."""
         points = self.spec.points_per_delay
         delayed, delayed_half, slope, slope_half = self.read_row(row, tau)
@@ -216,16 +223,13 @@ class MemoryKernel(Operator):
         # Ascending time, so that a window of the sequence meets its weights without a copy in reverse.
         whole_weights, half_weights = whole[:, 1:].flip(1), half[:, 1:-1].flip(1)
         memory = self._memory(whole_weights, torch.stack(sequence[:points]))
-        last_lags = (delayed_half[..., None] * half[:, -1]).flatten(-2)
-        delayed, delayed_half = self.seen(delayed), self.seen(delayed_half)
+        end = self.past(parameters, memory, delayed[0], cut(slope, 0), whole[:, 0])
         for j in range(points):
-            y = sequence[-1]
-            start = Past(delayed[j], cut(slope, j), memory, whole[:, 0])
-            window = torch.stack(sequence[j + 1 : points + j + 1])
-            middle = Past(
-                delayed_half[j], cut(slope_half, j), self._memory(half_weights, window) + last_lags[j], half[:, 0]
-            )
+            start, window = end, torch.stack(sequence[j + 1 : points + j + 1])
+            last_lag = (delayed_half[j][..., None] * half[:, -1]).flatten(-2)
+            memory = self._memory(half_weights, window) + last_lag
+            middle = self.past(parameters, memory, delayed_half[j], cut(slope_half, j), half[:, 0])
             memory = self._memory(whole_weights, window)
-            end = Past(delayed[j + 1], cut(slope, j + 1), memory, whole[:, 0])
-            sequence.append(self.runge_kutta(rate, y, start, middle, end))
+            end = self.past(parameters, memory, delayed[j + 1], cut(slope, j + 1), whole[:, 0])
+            sequence.append(self.runge_kutta(rate, sequence[-1], start, middle, end))
         return torch.stack(sequence[points:])

@@ -162,14 +162,13 @@ def test_checkpoint_gives_the_same_predictions_and_notices_damage(model, spec, t
         one_step = operator(history, tau, params, 1)
         assert torch.allclose(one_step, again(history, tau, params, 1), rtol=1e-3)
     assert all(torch.equal(value, again.state_dict()[name]) for name, value in operator.state_dict().items())
-    content = torch.load(path, weights_only=True)
-    name = next(iter(content["state"]))
-    content["state"][name].view(-1)[0] += 1e-3
-    torch.save(content, path)
+    content = bytearray(path.read_bytes())
+    content[-2] ^= 1
+    path.write_bytes(content)
     with pytest.raises(ValueError, match="sha256"):
         dno.load(path)
-    path.write_bytes(path.read_bytes()[:-400])
-    with pytest.raises(ValueError, match="not a readable checkpoint"):
+    path.write_bytes(content[:-400])
+    with pytest.raises(ValueError, match="sha256"):
         dno.load(path)
     with pytest.raises(FileNotFoundError, match="no such checkpoint"):
         dno.load(tmp_path / "none.pt")

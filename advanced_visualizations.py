@@ -22,7 +22,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import datetime
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NoReturn
 
 logger = logging.getLogger(__name__)
 
@@ -129,8 +129,15 @@ class Visualizations:
         return self.analysis if df is self.results.runs else Analysis(df, self.epochs, self.metric)
 
 
+class OneLineParser(argparse.ArgumentParser):
+    """Answers a usage error in one line, without the usage text."""
+
+    def error(self, message: str) -> NoReturn:
+        self.exit(COMMAND_LINE_ERROR, f"error: {message} (see --help)\n")
+
+
 def parse_arguments(arguments: Sequence[str] | None = None) -> argparse.Namespace:
-    parser = argparse.ArgumentParser(
+    parser = OneLineParser(
         description=__doc__.split("\n\n")[0], allow_abbrev=False, formatter_class=argparse.ArgumentDefaultsHelpFormatter
     )
     default = Options()

@@ -61,6 +61,7 @@ COUNTS = frozenset(
     {"batch_size", "width", "n_layers", "fourier_modes_x", "fourier_modes_t"}
     | {"rows", "sweeps", "sub_windows", "n_kernels"}
 )  # whole numbers from 1
+LARGEST_COUNT = 1_000_000
 POSITIVE = frozenset({"learning_rate"})
 MOST_WHOLE_NUMBERS = 10_000  # a longer 'int' range is judged by its two ends
 NOT_NEGATIVE = frozenset({"weight_decay", "dropout"})
@@ -290,6 +291,8 @@ def _check_values(where: str, name: str, entry: Entry) -> None:
     for value in (entry.low, entry.high) if isinstance(entry, Range) else entry.values:
         if name in COUNTS and not (_is_number(value) and isinstance(value, int) and value >= 1):
             raise SearchSpaceError(f"{where}: expected whole numbers from 1, got {value!r}; write 1 or more")
+        if name in COUNTS and value > LARGEST_COUNT:
+            raise SearchSpaceError(f"{where}: expected at most {LARGEST_COUNT}, got {value!r}; write a smaller one")
         if name in POSITIVE and not (_is_number(value) and value > 0):
             raise SearchSpaceError(f"{where}: expected positive numbers, got {value!r}; write one above 0")
         if name in NOT_NEGATIVE and not (_is_number(value) and value >= 0):

@@ -8,9 +8,18 @@ The same command again goes on where the last one ended, however it ended.
 """
 
 import logging
+import os
 import sys
 import time
+import traceback
 from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from data.batches import FamilyData
+    from search.command_line import Options
+    from search.plan import StudyPlan
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -18,8 +27,11 @@ def main(argv: Sequence[str] | None = None) -> int:
     since = time.time() - time.process_time()  # the start of the interpreter counts too
     try:
         from search.command_line import parse_arguments
-    except SyntaxError as error:
-        print(f"error: {error.filename}, line {error.lineno}: {error.msg}; correct that line", file=sys.stderr)
+    except Exception as error:  # the search space is a Python file that the user edits: it may raise anything
+        line = mistake_in_search_space(error)
+        if line is None:
+            raise
+        print(f"error: {line}", file=sys.stderr)
         return 2
     options = parse_arguments(sys.argv[1:] if argv is None else argv)
     configure_logging(options.verbosity)
@@ -27,7 +39,7 @@ def main(argv: Sequence[str] | None = None) -> int:
 
     prepare_process()  # before numpy is imported
     try:
-        from search.plan import check_stored, prepare_studies, with_workers
+        from search.plan import check_stored, make_results_dir, prepare_studies, with_workers
 
         if options.rerun is not None:
             from search.rerun import rerun
@@ -45,13 +57,26 @@ def main(argv: Sequence[str] | None = None) -> int:
             print("\n\n".join(describe(plan, data[plan.family], options) for plan in plans))
             return 0
         check_stored(plans, options)
+        make_results_dir(options.results_dir)
     except (ValueError, FileNotFoundError) as error:
         print(f"error: {error}", file=sys.stderr)
         return 2
+    except ImportError as error:
+        hint = "pip install -r requirements.txt in a fresh environment, and leave the process memory"
+        print(f"error: {' '.join(str(error).split())}; {hint}", file=sys.stderr)
+        return 2
+    except MemoryError:
+        print("error: out of memory before the first trial; leave the process more", file=sys.stderr)
+        return 1
     except KeyboardInterrupt:
         print("interrupted before the first trial; the same command starts again", file=sys.stderr)
         return 130
 
+    return search_all(plans, data, options, since)
+
+
+def search_all(plans: list["StudyPlan"], data: dict[str, "FamilyData"], options: "Options", since: float) -> int:
+    """Searches one study after the other, each to its leaderboard; returns the exit code."""
     from search.interruption import watched
     from search.study import StudyStopped, announce, search_study
 
@@ -64,7 +89,7 @@ def main(argv: Sequence[str] | None = None) -> int:
             except StudyStopped as stop:
                 print(f"error: {stop}", file=sys.stderr)
                 return stop.exit_code
-            print(outcome.text, flush=True)
+            answer(outcome.text)
             n_complete, since = n_complete + outcome.n_complete, time.time()
             if interruption.ends_everything:
                 break
@@ -73,6 +98,28 @@ def main(argv: Sequence[str] | None = None) -> int:
     if n_complete == 0:
         print("error: no trial finished; final_results.json of each run folder says why", file=sys.stderr)
     return 0 if n_complete else 1
+
+
+def answer(text: str) -> None:
+    """Prints a leaderboard; where nobody can take it, says so in the log and goes on."""
+    try:
+        print(text, flush=True)
+    except OSError as error:
+        logging.getLogger(__name__).warning("the leaderboard could not be printed (%s)", error.strerror)
+        sys.stdout = open(os.devnull, "w")  # noqa: SIM115 what is left in the buffer must not fail again at exit
+
+
+def mistake_in_search_space(error: Exception) -> str | None:
+    """What is wrong in hyperparameter_config.py and where, in one line; None where the error is not its."""
+    path = str(Path(__file__).with_name("hyperparameter_config.py"))
+    if isinstance(error, SyntaxError):
+        place = f"{error.filename or path}, line {error.lineno}" if error.lineno else path
+        return f"{place}: {error.msg}; correct that line"
+    if isinstance(error, ImportError) and error.name == "hyperparameter_config":
+        return f"{path}: {error.msg}; define SEARCH_SPACES there"
+    lines = [frame.lineno for frame in traceback.extract_tb(error.__traceback__) if frame.filename == path]
+    text = " ".join(str(error).split())
+    return f"{path}, line {lines[-1]}: {type(error).__name__}: {text}; correct that line" if lines else None
 
 
 def configure_logging(verbosity: int) -> None:

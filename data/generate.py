@@ -73,7 +73,11 @@ class Summary:
 @contextlib.contextmanager
 def _only_writer(folder: Path) -> Iterator[None]:
     """Holds the lock of a family's folder; waits while another process generates there."""
-    folder.mkdir(parents=True, exist_ok=True)
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        reason = f"{folder} cannot be made ({error.strerror}); name another folder"
+        raise ValueError(f"--data_root {folder.parent}: {reason}") from error
     with open(folder / ".generate.lock", "w") as lock:
         try:
             fcntl.lockf(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)

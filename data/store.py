@@ -224,6 +224,8 @@ def _inspect(path: Path, *, is_sealed: bool = True) -> tuple[Dataset | None, lis
     """
     if not path.exists():
         raise FileNotFoundError(f"{path}: no such dataset; make it: {generate_command(path)}")
+    if not path.is_file():  # a pipe would be waited for, /dev/zero read for ever
+        return None, ["cannot be read as HDF5 (it is not a file): of another kind"]
     try:
         with h5py.File(path, "r", locking=False) as file:
             problems = _link_problems(file)

@@ -2,7 +2,7 @@
 
 from dno.checkpoint import load, save
 from dno.operator import Operator, OperatorSpec
-from dno.registry import MODELS, OPERATORS, build_operator, default_hyperparameters, objection
+from dno.registry import MODELS, OPERATORS, build_operator, check_hyperparameters, default_hyperparameters, objection
 
 __all__ = [
     "MODELS",
@@ -10,6 +10,7 @@ __all__ = [
     "Operator",
     "OperatorSpec",
     "build_operator",
+    "check_hyperparameters",
     "default_hyperparameters",
     "load",
     "objection",

@@ -64,7 +64,14 @@ def objection(name: str, parameter: str, value: object, spec: OperatorSpec) -> s
 
 def build_operator(name: str, hyperparameters: Mapping[str, object], spec: OperatorSpec) -> Operator:
     """A fresh operator; hyperparameters that are not given keep their defaults for this family."""
-    operator = _operator(name)
+    operator, values = _operator(name), check_hyperparameters(name, hyperparameters, spec)
+    built = operator(spec, operator.Hyperparameters(**values))
+    built.hyperparameters = values
+    return built
+
+
+def check_hyperparameters(name: str, hyperparameters: Mapping[str, object], spec: OperatorSpec) -> dict[str, object]:
+    """These hyperparameters completed by the defaults. Raises ValueError for what the operator does not take."""
     defaults = default_hyperparameters(name, spec)
     unknown = sorted(set(hyperparameters) - set(defaults))
     if unknown:
@@ -75,9 +82,7 @@ def build_operator(name: str, hyperparameters: Mapping[str, object], spec: Opera
         problem = objection(name, key, value, spec) if key in hyperparameters and key != "fourier_modes_x" else None
         if problem:
             raise ValueError(f"{name}: {key}={value!r} cannot be used: {problem}")
-    built = operator(spec, operator.Hyperparameters(**values))
-    built.hyperparameters = values
-    return built
+    return values
 
 
 def _check(name: str, key: str, value: object, default: object) -> None:

@@ -12,6 +12,9 @@ from hyperparameter_config import SEARCH_SPACES
 from search.objectives import OBJECTIVES, parse_objectives
 
 DEFAULT_RESULTS_DIR = Path("hyperparameter_results")
+MOST = 100_000  # trials, cells, repetitions
+MOST_WORKERS = 1024
+LONGEST_NAME = 120  # bytes of a study's name, which becomes part of file names
 SEARCH_TYPES = ("grid", "random", "bayesian")
 SAMPLERS = ("tpe", "gp", "cmaes", "random")
 PRUNERS = ("hyperband", "median", "none")
@@ -94,11 +97,15 @@ class HelpFormatter(argparse.ArgumentDefaultsHelpFormatter, argparse.RawDescript
         return action.help if action.default in (None, False) else super()._get_help_string(action)
 
 
-def _integer(low: int) -> type:
+def _integer(low: int, high: int = MOST) -> type:
     def whole(text: str) -> int:
+        if len(text) > 40:
+            raise argparse.ArgumentTypeError(f"expected a whole number of at most {high}, got {len(text)} characters")
         value = int(text)
         if value < low:
             raise argparse.ArgumentTypeError(f"expected a whole number of at least {low}, got {text}")
+        if value > high:
+            raise argparse.ArgumentTypeError(f"expected a whole number of at most {high}, got {text}")
         return value
 
     whole.__name__ = f"whole number of at least {low}"
@@ -125,6 +132,10 @@ def _storage_url(text: str) -> str:
 def _study_name(text: str) -> str:
     if not text or text != text.strip() or any(c in text for c in "/\\\0") or text.startswith("."):
         raise argparse.ArgumentTypeError(f"expected a name that can be part of a file name, got {text!r}")
+    if not text.isprintable():
+        raise argparse.ArgumentTypeError(f"expected a name of one line that can be part of a file name, got {text!r}")
+    if len(text.encode()) > LONGEST_NAME:
+        raise argparse.ArgumentTypeError(f"expected at most {LONGEST_NAME} bytes, got {len(text.encode())}")
     return text
 
 
@@ -150,7 +161,7 @@ def _add_study_flags(parser: argparse.ArgumentParser) -> None:
         metavar="A,B",
         help=f"metrics of the validation split to optimise, several for a Pareto front: {', '.join(OBJECTIVES)}",
     )
-    what.add_argument("--seed", type=_integer(0), default=0, metavar="INT", help="seed of the whole search")
+    what.add_argument("--seed", type=_integer(0, 2**63 - 1), default=0, metavar="INT", help="seed of the whole search")
     what.add_argument(
         "--study", type=_study_name, default=None, metavar="NAME", help="its name; else {model}_{family}_{search_type}"
     )
@@ -182,9 +193,15 @@ def _add_training_flags(parser: argparse.ArgumentParser) -> None:
         help="after N trials without 1 %% gain",
     )
     trial = parser.add_argument_group("each trial")
-    trial.add_argument("--max_epochs", type=_integer(1), default=200, metavar="N", help="training epochs at most")
     trial.add_argument(
-        "--patience", type=_integer(1), default=20, metavar="N", help="epochs without progress before a trial stops"
+        "--max_epochs", type=_integer(1, 10**9), default=200, metavar="N", help="training epochs at most"
+    )
+    trial.add_argument(
+        "--patience",
+        type=_integer(1, 10**9),
+        default=20,
+        metavar="N",
+        help="epochs without progress before a trial stops",
     )
     trial.add_argument(
         "--max_seconds",
@@ -230,7 +247,7 @@ def _add_other_flags(parser: argparse.ArgumentParser) -> None:
     where.add_argument("--device", default="auto", metavar="NAME", help="auto, cpu, cuda or cuda:N")
     where.add_argument(
         "--n_workers",
-        type=_integer(1),
+        type=_integer(1, MOST_WORKERS),
         default=None,
         metavar="N",
         help="processes of one thread each; 1 is bit-reproducible (default: one for every core, or by GPUs)",

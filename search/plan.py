@@ -3,6 +3,7 @@
 import logging
 import math
 import os
+import tempfile
 from collections.abc import Iterable
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -116,6 +117,8 @@ def resolve_device(name: str) -> torch.device:
         device = torch.device(name)
     except RuntimeError as error:
         raise ValueError(f"--device: expected auto, cpu, cuda or cuda:N, got {name!r}") from error
+    if device.type not in ("cpu", "cuda"):
+        raise ValueError(f"--device: expected auto, cpu, cuda or cuda:N, got {name!r}")
     if device.type == "cuda" and (device.index or 0) >= torch.cuda.device_count():
         raise ValueError(
             f"--device {name}: this machine has {torch.cuda.device_count()} CUDA devices; use --device cpu"
@@ -153,13 +156,19 @@ def uses_default_root(data_root: Path) -> bool:
 
 def choose_families(options: Options) -> list[str]:
     """The families to search: the one asked for, or all there are."""
+    try:
+        options.data_root.is_dir()
+    except OSError as error:
+        raise ValueError(f"--data_root {_short(options.data_root)}: {error.strerror}; name another folder") from error
     found = sorted(path.parent.name for path in options.data_root.glob("*/train.h5"))
     known = list(FAMILIES) + [name for name in found if name not in FAMILIES]
     if options.family is not None:
-        if options.family not in known and not (options.data_root / options.family).is_dir():
+        name = options.family
+        is_plain = name == Path(name).name and not name.startswith(".")
+        if name not in known and not (is_plain and (options.data_root / name).is_dir()):
             raise ValueError(
                 f"--family: expected one of {', '.join(known)}, or a folder of {options.data_root} with files of your "
-                f"own, got {options.family!r}"
+                f"own (its plain name), got {options.family!r}"
             )
         return [options.family]
     if uses_default_root(options.data_root) or not found:
@@ -209,6 +218,7 @@ def plan_study(
                 f"--objectives {objective}: needs {options.data_root / data.family / split}.h5, which is missing"
             )
     defaults = model_trainer.default_hyperparameters(model, spec)
+    _check_values(model, space, spec)
     name = f"{model}_{data.family}_{options.search_type}" if options.study is None else options.study
     if options.study is not None and not is_only:
         name = f"{options.study}_{model}_{data.family}"
@@ -239,13 +249,44 @@ def plan_study(
     return replace(plan, first=(first, *warm), changes=tuple(changes))
 
 
+def _check_values(model: str, space: dict[str, Range | Choice], spec: dno.OperatorSpec) -> None:
+    """Raises ValueError for a value that neither the operator nor the training takes."""
+    for name, entry in space.items():
+        for value in entry.values if isinstance(entry, Choice) else (entry.low, entry.high):
+            try:
+                own, _ = model_trainer.split_hyperparameters(model, {name: value})
+                dno.check_hyperparameters(model, own, spec)
+            except ValueError as error:
+                raise ValueError(f"SEARCH_SPACES[{model!r}][{name!r}]: {error}; correct that line") from error
+
+
 def check_results_dir(results_dir: Path) -> None:
     """Refuses a folder that run folders cannot be made in. Makes nothing."""
-    existing = next(path for path in (results_dir.absolute(), *results_dir.absolute().parents) if path.exists())
+    try:
+        existing = next(path for path in (results_dir.absolute(), *results_dir.absolute().parents) if path.exists())
+    except OSError as error:
+        raise ValueError(f"--results_dir {_short(results_dir)}: {error.strerror}; name another folder") from error
     if not existing.is_dir():
         raise ValueError(f"--results_dir {results_dir}: {existing} is a file; name a folder")
     if not os.access(existing, os.W_OK | os.X_OK):
         raise ValueError(f"--results_dir {results_dir}: {existing} cannot be written to; name another folder")
+
+
+def make_results_dir(results_dir: Path) -> None:
+    """Makes the folder and a file in it: some that look writable are not (full disks, /proc)."""
+    try:
+        results_dir.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryFile(dir=results_dir) as probe:
+            probe.write(b"0" * 4096)
+    except OSError as error:
+        raise ValueError(
+            f"--results_dir {results_dir}: cannot be written to ({error.strerror}); name another folder"
+        ) from error
+
+
+def _short(path: Path) -> str:
+    text = str(path)
+    return text if len(text) <= 120 else f"{text[:117]}..."
 
 
 def prepare_studies(options: Options) -> tuple[list[StudyPlan], dict[str, FamilyData]]:

@@ -10,6 +10,8 @@ from pathlib import Path
 
 import torch
 
+import dno
+import model_trainer
 from data.batches import FamilyData
 from experiment_tracker import (
     EpochRecord,
@@ -28,6 +30,7 @@ from search.plan import find_data, resolve_device
 
 logger = logging.getLogger(__name__)
 
+MOST_THREADS = 256
 MEASURED_TIMES = ("train_seconds", "seconds_to_best", "inference_ms")  # never repeat
 
 
@@ -55,6 +58,8 @@ def prepare(options: Options) -> tuple[Run, RunConfig, FamilyData]:
     if not (path / "config.json").is_file():
         raise FileNotFoundError(f"--rerun {path}: no config.json there; name a run folder of {options.results_dir}")
     old = read_run(path)
+    if not 1 <= old.config.threads <= MOST_THREADS:
+        raise ValueError(f"{path / 'config.json'}: threads: expected at least 1 and at most {MOST_THREADS}; mend it")
     torch.set_num_threads(old.config.threads)
     data_root = Path(old.config.data_root) if options.data_root == Path("data") else options.data_root
     device = resolve_device(old.config.device if options.device == "auto" else options.device)
@@ -62,6 +67,7 @@ def prepare(options: Options) -> tuple[Run, RunConfig, FamilyData]:
     changed = [split for split, digest in old.config.dataset_sha256.items() if data.sha256.get(split) != digest]
     if changed:
         raise ValueError(f"--rerun {path}: {data_root / old.config.family} has other data now ({', '.join(changed)})")
+    _check(path, old.config, data)
     config = replace(
         old.config,
         attempt=0,
@@ -72,6 +78,16 @@ def prepare(options: Options) -> tuple[Run, RunConfig, FamilyData]:
         created=datetime.now().astimezone().isoformat(),
     )
     return old, config, data
+
+
+def _check(path: Path, config: RunConfig, data: FamilyData) -> None:
+    """Raises ValueError for a configuration that cannot be trained: it may have been edited."""
+    try:
+        own, _ = model_trainer.split_hyperparameters(config.model, config.hyperparameters)
+        dno.check_hyperparameters(config.model, own, model_trainer.operator_spec(data))
+        model_trainer.Limits(config.max_epochs, config.patience, config.max_seconds)
+    except (ValueError, TypeError) as error:
+        raise ValueError(f"{path / 'config.json'}: {error}; mend it, or name another run folder") from error
 
 
 def stop_like(old: Run, interruption: Interruption) -> Callable[[EpochRecord], str | None]:

@@ -25,6 +25,8 @@ logger = logging.getLogger(__name__)
 Result = TypeVar("Result")
 
 JOURNAL_NAME = "studies.journal"
+# What Optuna raises while it replays a journal that it did not write.
+DAMAGE = (ValueError, LookupError, TypeError, AttributeError, AssertionError, RecursionError, OSError, RuntimeError)
 LOCK_FOLDER = ".locks"
 
 
@@ -112,6 +114,20 @@ def cut_torn_tail(journal: Path) -> int:
     return size - end
 
 
+def check_lines(journal: Path) -> None:
+    """Raises ValueError for the first line that is no JSON object; Optuna would only notice it later, in a trial."""
+    if not journal.exists():
+        return
+    with open(journal, "rb") as lines:
+        for number, line in enumerate(lines, start=1):
+            try:
+                is_record = isinstance(json.loads(line), dict)
+            except (ValueError, RecursionError):
+                is_record = False
+            if not is_record:
+                raise ValueError(f"line {number} is no record")
+
+
 def lock_path(results_dir: Path, name: str) -> Path:
     return results_dir / LOCK_FOLDER / f"{name}.lock"
 
@@ -143,12 +159,16 @@ def open_storage(results_dir: Path, url: str | None = None) -> BaseStorage:
     journal = results_dir.resolve() / JOURNAL_NAME
     journal.parent.mkdir(parents=True, exist_ok=True)
     lock = JournalLock(journal)
-    lock.acquire()  # also cuts a torn tail before the first read
-    lock.release()
     try:
+        lock.acquire()  # also cuts a torn tail before the first read
+        try:
+            check_lines(journal)
+        finally:
+            lock.release()
         return JournalStorage(JournalFileBackend(str(journal), lock_obj=lock))
-    except (ValueError, KeyError) as error:
-        raise ValueError(f"{journal}: damaged ({error}); move it away, the run folders stay readable") from error
+    except DAMAGE as error:
+        text = " ".join(f"{type(error).__name__}: {error}".split())[:200]
+        raise ValueError(f"{journal}: damaged ({text}); move it away, the run folders stay readable") from error
 
 
 def patiently(url: str | None, action: Callable[[], Result]) -> Result:

@@ -91,6 +91,13 @@ def search_study(
             logger.warning("stopped at once")
         except StorageLost as lost:
             raise StudyStopped(f"{lost}; the same command goes on where this ended", 1) from lost
+        except OSError as error:
+            reason = error.strerror or str(error)
+            raise StudyStopped(
+                f"--results_dir {options.results_dir}: cannot be written to ({reason}); make room, then the same "
+                "command goes on",
+                1,
+            ) from error
         except TrialCrash as crash:
             raise StudyStopped(
                 f"a trial of study {plan.name!r} hit a bug, which stops the study; {crash}", 1

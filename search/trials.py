@@ -210,6 +210,8 @@ def train_into(
         results = FinalResults(result.status, result.reason, dict(result.metrics), dict(result.seconds))
     except KeyboardInterrupt:
         results = FinalResults("interrupted", AT_ONCE, {}, {})
+    except OSError:  # a full disk: nothing can be recorded either, and the trial is not to blame
+        raise
     except Exception as error:  # recorded here; the study stops at it
         reason = f"{type(error).__name__}: {error}"
         results = FinalResults("failed", reason, {}, {}, traceback=traceback.format_exc())

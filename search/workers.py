@@ -12,6 +12,7 @@ import sys
 import time
 import traceback
 from dataclasses import dataclass, replace
+from multiprocessing import resource_tracker
 from multiprocessing.connection import Connection, wait
 from multiprocessing.process import BaseProcess
 
@@ -90,6 +91,7 @@ class Worker:
     connection: Connection
     slot: int | None = None
     crash: str | None = None
+    trouble: str | None = None  # an error of the machine
     is_open: bool = True
     is_told: bool = False
 
@@ -136,12 +138,18 @@ def _start_worker(bench: Bench, crew: list[Worker]) -> Worker:
     here, there = context.Pipe()
     line = min(set(range(bench.options.n_workers)) - {worker.line for worker in crew})
     options = replace(bench.options, device=worker_device(bench.options.device, line))
+    resource_tracker.ensure_running()  # starting it would lift the block below
     process = context.Process(
         target=_work,
         args=(bench.plan, options, bench.wandb_settings, there, logging.getLogger().level),
         name=f"worker {line}",
     )
-    process.start()
+    # Ctrl-C reaches all processes of a terminal: until a worker ignores it, it must not die by it with a traceback.
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
+    try:
+        process.start()
+    finally:
+        signal.pthread_sigmask(signal.SIG_SETMASK, before)
     there.close()
     return Worker(line, process, here)
 
@@ -169,6 +177,8 @@ def _listen(worker: Worker, display: Display) -> None:
             elif kind == "log":
                 name, level, text = content
                 logging.getLogger(name).log(level, "%s", text)
+            elif kind == "trouble":
+                worker.trouble = content[0]
             else:
                 worker.crash = content[0]
     except (EOFError, OSError):
@@ -178,6 +188,8 @@ def _listen(worker: Worker, display: Display) -> None:
 def _bury(worker: Worker) -> bool:
     """Joins a worker that has left; returns whether it died. Raises TrialCrash with what it said before."""
     worker.process.join()
+    if worker.trouble is not None:
+        raise OSError(worker.trouble)
     if worker.crash is not None:
         raise TrialCrash(worker.crash)
     code = worker.process.exitcode
@@ -204,6 +216,9 @@ def _work(plan: StudyPlan, options: Options, settings: WandbSettings, connection
         sys.exit(1)
     except TrialCrash as crash:
         channel.send("crash", str(crash))
+        sys.exit(1)
+    except OSError as error:
+        channel.send("trouble", error.strerror or str(error))
         sys.exit(1)
     except Exception:  # the last door of a process: said to the searching process, which stops the study
         channel.send("crash", traceback.format_exc())

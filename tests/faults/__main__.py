@@ -1,0 +1,41 @@
+"""Long forms of the reliability tests.
+
+python -m tests.faults kills --kills 200 --seed 0     # a search killed 200 times; a seed repeats its plan of kills
+python -m tests.faults integrity                      # 600 flipped bits and 200 cuts of a dataset and of checkpoints
+"""
+
+import argparse
+import sys
+from pathlib import Path
+
+sys.path[:0] = [str(Path(__file__).parents[2]), str(Path(__file__).parents[1])]
+
+
+def main() -> int:
+    """Runs one of them; exit code 1 where something was lost."""
+    parser = argparse.ArgumentParser(prog="python -m tests.faults", description=__doc__, allow_abbrev=False)
+    parser.formatter_class = argparse.RawDescriptionHelpFormatter
+    kinds = parser.add_subparsers(dest="kind", required=True)
+    kills = kinds.add_parser("kills", help="kill a search at random moments and look for what is lost")
+    kills.add_argument("--kills", type=int, default=200, metavar="N")
+    kills.add_argument("--seed", type=int, default=0, metavar="INT", help="of the first study; the next have the next")
+    integrity = kinds.add_parser("integrity", help="damage datasets and checkpoints and read them")
+    integrity.add_argument("--flips", type=int, default=600, metavar="N")
+    integrity.add_argument("--cuts", type=int, default=200, metavar="N")
+    integrity.add_argument("--seed", type=int, default=0, metavar="INT")
+    given = parser.parse_args()
+    if given.kind == "kills":
+        from tests.faults.kills import run, summary
+
+        reports = run(given.seed, given.kills)
+        print(summary(reports))
+        return 1 if any(report.problems for report in reports) else 0
+    from tests.faults.integrity import run as damage
+
+    tallies = damage(given.flips, given.cuts, given.seed)
+    print("\n".join(tally.line(given.flips, given.cuts) for tally in tallies))
+    return 1 if any(tally.wrong for tally in tallies) else 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

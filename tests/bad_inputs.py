@@ -36,6 +36,7 @@ class Place:
     def search(self, *more: object) -> list[object]:
         """A search that would be fine."""
         fine = ["--model", "method_of_steps", "--family", "cosine", "--max_epochs", 1, "--n_trials", 1]
+        fine += ["--n_workers", 1, "--confirm_top", 0]
         fine += ["--wandb_mode", "disabled", "--data_root", self.data, "--results_dir", self.results]
         return ["search", *fine, *more]
 

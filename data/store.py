@@ -107,6 +107,10 @@ def write(path: Path, dataset: Dataset, provenance: Provenance) -> str:
             file.attrs["sha256"] = digest
             file.flush()
             file.attrs["complete"] = True
+            # Texts of variable length lie in a heap without checksums, where one flipped bit made HDF5 loop for ever.
+            for holder in (file, file["params"]):
+                for name in [name for name in holder.attrs if isinstance(holder.attrs[name], str)]:
+                    holder.attrs[name] = np.bytes_(holder.attrs[name].encode())
         _publish(partial, path)
     finally:
         partial.unlink(missing_ok=True)
@@ -161,7 +165,7 @@ def seal(path: Path) -> str:
     try:
         shutil.copy2(path, partial)
         with h5py.File(partial, "r+") as file:
-            if "generator_config" in file.attrs and file.attrs.get("sha256") != dataset.sha256:
+            if "generator_config" in file.attrs and as_text(file.attrs.get("sha256", "")) != dataset.sha256:
                 raise DatasetError(
                     f"{path}: was generated and altered since; remove its attribute 'generator_config' to make it a "
                     f"file of your own, or make it again: {generate_command(path)} --overwrite"
@@ -313,5 +317,6 @@ def _size_problems(file: h5py.File, file_bytes: int) -> list[str]:
 def _seal_problems(attributes: Mapping[str, Any], digest: str) -> list[str]:
     if "sha256" not in attributes or not bool(np.all(attributes.get("complete", False))):
         return ["is not sealed (no 'sha256' or no 'complete')"]
-    stated = str(attributes["sha256"])
+    stated = attributes["sha256"]
+    stated = stated.decode("ascii", "replace") if isinstance(stated, bytes) else str(stated)
     return [f"was altered: its values have sha256 {digest[:12]}…, stated is {stated[:12]}…"] if stated != digest else []

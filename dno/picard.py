@@ -60,7 +60,7 @@ class PicardHead(nn.Module):
         self.state = nn.Linear(operator.inputs, head_width, bias=False)
         self.network = PointwiseNetwork(head_width, 2)
         self.head = ParameterHead(head_width, parameters, components)
-        self.filter = SpaceFilter(spec.n_space, modes_x, head_width) if spec.n_space > 1 else None
+        self.filter = SpaceFilter(spec.n_space, spec.n_space // 2 + 1, head_width) if spec.n_space > 1 else None
         self.linear_head = ParameterHead(head_width, parameters, components) if spec.n_space > 1 else None
         self.jump_head = ParameterHead(width, parameters, components) if "neutral" in spec.traits else None
         self.windows = PicardWindows(points, sub_windows, sweeps)

@@ -56,7 +56,7 @@ class Episode:
         self.model = str(self.random.choice(["memory_kernel", "method_of_steps", "stacked_history"]))
         self.arguments = ["--model", self.model, "--family", "cosine", "--search_type", self.search_type]
         self.arguments += ["--data_root", data_root, "--results_dir", base, "--wandb_mode", "disabled", "-q"]
-        self.arguments += ["--max_epochs", max_epochs, "--n_workers", self.random.choice([1, 1, 2])]
+        self.arguments += ["--max_epochs", max_epochs, "--n_workers", self.random.choice([1, 1, 2]), "--confirm_top", 0]
 
     @property
     def study_name(self) -> str:

@@ -28,7 +28,7 @@ SEARCH_SPACES = {
         'weight_decay': (1e-6, 1e-3, 'log'),
         'rows': [2, 4, 8],  # how many past delay intervals it sees
         'sweeps': [8, 12, 16],  # Picard iterations
-        'sub_windows': [1, 2, 4],  # pieces of one delay that are iterated one after the other
+        'sub_windows': [1, 2, 4, 8],  # pieces of one delay that are iterated one after the other
     },
     'method_of_steps': {
         'learning_rate': (1e-5, 1e-2, 'log'),
@@ -40,7 +40,7 @@ SEARCH_SPACES = {
         'dropout': (0.0, 0.3, 'uniform'),
         'weight_decay': (1e-6, 1e-3, 'log'),
         'sweeps': [8, 12, 16],  # Picard iterations
-        'sub_windows': [1, 2, 4],  # pieces of one delay that are iterated one after the other
+        'sub_windows': [1, 2, 4, 8],  # pieces of one delay that are iterated one after the other
     },
     'memory_kernel': {
         'learning_rate': (1e-5, 1e-2, 'log'),

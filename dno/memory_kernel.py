@@ -17,7 +17,7 @@ from torch.nn import functional
 from dno.layers import Lift, ParameterHead, PointwiseNetwork
 from dno.operator import Operator, OperatorSpec
 from dno.quadrature import differentiation_matrix, interpolation_matrix
-from dno.spectral import SpaceFilter
+from dno.spectral import SpaceFilter, available_modes_x
 
 
 @dataclass(frozen=True)
@@ -81,8 +81,11 @@ class MemoryKernel(Operator):
 
     @classmethod
     def trait_defaults(cls, spec: OperatorSpec) -> dict[str, object]:
-        """A space axis makes every layer X times as dear: smaller layers, more steps in the same time."""
-        return {"width": 32, "n_layers": 2} if spec.n_space > 1 else {}
+        """A space axis makes layers X times as dear: smaller ones. Its filters need every frequency: without the high
+        ones, which diffusion damps most, the error on reaction_diffusion stays at 3.5e-2 (5.9e-3 with them, 100 s).
+        """
+        every = available_modes_x(spec.n_space)
+        return {"width": 32, "n_layers": 2, "fourier_modes_x": every} if spec.n_space > 1 else {}
 
     def __init__(self, spec: OperatorSpec, hyperparameters: MemoryKernelHyperparameters) -> None:
         h = hyperparameters

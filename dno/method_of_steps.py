@@ -39,8 +39,8 @@ class MethodOfSteps(Operator):
 
     @classmethod
     def trait_defaults(cls, spec: OperatorSpec) -> dict[str, object]:
-        """A space axis makes every layer X times as dear: smaller layers, more steps in the same time."""
-        return {"width": 32, "fourier_modes_t": 8, "sub_windows": 4} if spec.n_space > 1 else {}
+        """A space axis makes layers X times as dear: small ones. Diffusion of high frequencies needs short windows."""
+        return {"width": 32, "fourier_modes_t": 8, "sub_windows": 8} if spec.n_space > 1 else {}
 
     def __init__(self, spec: OperatorSpec, hyperparameters: MethodOfStepsHyperparameters) -> None:
         h = hyperparameters
@@ -51,7 +51,7 @@ class MethodOfSteps(Operator):
             FourierLayer(points, spec.n_space, h.fourier_modes_t, h.fourier_modes_x, h.width, h.dropout)
             for _ in range(h.n_layers)
         )
-        self.picard = PicardHead(self, h.width, h.fourier_modes_x, h.sub_windows, h.sweeps, h.per_capita)
+        self.picard = PicardHead(self, h.width, h.sub_windows, h.sweeps, h.per_capita)
 
     def features(self, state: Tensor, parameters: Tensor) -> Tensor:
         """c(s) from the normalised past segment: (S, X, B, c), (B, P) -> (S, X, B, W)."""

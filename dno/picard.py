@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from dno.layers import ParameterHead, PointwiseNetwork
 from dno.operator import Operator
 from dno.quadrature import integration_matrix
-from dno.spectral import SpaceFilter
+from dno.spectral import SpaceFilter, available_modes_x
 
 WIDEST_HEAD = 64  # the head runs once per sweep: its width is what a rollout costs
 
@@ -49,9 +49,7 @@ class PicardWindows(nn.Module):
 class PicardHead(nn.Module):
     """The right-hand side F and the jump H on features (S, X, B, width) of the past, and the next row they imply."""
 
-    def __init__(
-        self, operator: Operator, width: int, modes_x: int, sub_windows: int, sweeps: int, per_capita: bool
-    ) -> None:
+    def __init__(self, operator: Operator, width: int, sub_windows: int, sweeps: int, per_capita: bool) -> None:
         super().__init__()
         spec, self.per_capita = operator.spec, per_capita
         points, parameters, components = spec.points_per_delay + 1, len(spec.parameter_names), spec.components
@@ -60,7 +58,9 @@ class PicardHead(nn.Module):
         self.state = nn.Linear(operator.inputs, head_width, bias=False)
         self.network = PointwiseNetwork(head_width, 2)
         self.head = ParameterHead(head_width, parameters, components)
-        self.filter = SpaceFilter(spec.n_space, spec.n_space // 2 + 1, head_width) if spec.n_space > 1 else None
+        self.filter = (
+            SpaceFilter(spec.n_space, available_modes_x(spec.n_space), head_width) if spec.n_space > 1 else None
+        )
         self.linear_head = ParameterHead(head_width, parameters, components) if spec.n_space > 1 else None
         self.jump_head = ParameterHead(width, parameters, components) if "neutral" in spec.traits else None
         self.windows = PicardWindows(points, sub_windows, sweeps)

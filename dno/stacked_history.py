@@ -44,8 +44,8 @@ class StackedHistory(Operator):
 
     @classmethod
     def trait_defaults(cls, spec: OperatorSpec) -> dict[str, object]:
-        """A space axis makes every layer X times as dear: smaller layers, more steps in the same time."""
-        return {"width": 32, "n_layers": 3, "fourier_modes_t": 8} if spec.n_space > 1 else {}
+        """A space axis makes layers X times as dear: small ones. Diffusion of high frequencies needs short windows."""
+        return {"width": 32, "n_layers": 3, "fourier_modes_t": 8, "sub_windows": 8} if spec.n_space > 1 else {}
 
     def __init__(self, spec: OperatorSpec, hyperparameters: StackedHistoryHyperparameters) -> None:
         h = hyperparameters
@@ -59,7 +59,7 @@ class StackedHistory(Operator):
             FourierLayer(points, spec.n_space, h.fourier_modes_t, h.fourier_modes_x, h.width, h.dropout, r)
             for r in reach
         )
-        self.picard = PicardHead(self, h.width, h.fourier_modes_x, h.sub_windows, h.sweeps, h.per_capita)
+        self.picard = PicardHead(self, h.width, h.sub_windows, h.sweeps, h.per_capita)
 
     def features(self, state: Tensor, present: Tensor, tau: Tensor, parameters: Tensor) -> Tensor:
         """c(s) of every row's successor, from the rows up to it: (S, X, R, B, c), (B, R) -> (S, X, R, B, W)."""

@@ -35,14 +35,20 @@ def draw_comparison(table: pd.DataFrame, best: pd.DataFrame, metric: Metric) -> 
     Below them, for every family, error against parameters with the front that no trial beats in both.
     """
     families, models = sorted(table["family"].unique()), style.model_order(table["model"])
-    layout, heights = _layout(min(len(families), MOST_FRONTS))
-    figure = style.new_figure(style.WIDE, 1.55 * sum(heights) + 0.35)
-    panels = figure.subplot_mosaic(layout, height_ratios=heights)
+    n_fronts = min(len(families), MOST_FRONTS)
+    columns = min(n_fronts, FRONTS_IN_A_ROW)
+    rows = -(-n_fronts // columns)
+    figure = style.new_figure(style.WIDE, 5.5 + 1.75 * rows)
+    boxes, fronts = figure.subfigures(2, 1, height_ratios=[5.2, 1.75 * rows])  # side by side they share no columns
+    panels = boxes.subplot_mosaic([["main", "main"], ["a", "b"], ["c", "d"]], height_ratios=[1.35, 1, 1])
+    of_fronts = list(fronts.subplots(rows, columns, squeeze=False).flat)
     for name, measure in zip(("main", "a", "b", "c", "d"), (metric.column, *PANELS), strict=True):
         is_wide = name == "main"
         _boxes(panels[name], table[table["measure"] == measure], families, models, measure, is_wide=is_wide)
         _stars(panels[name], best, families, models, "value" if measure == metric.column else measure)
-    _fronts([panels[f"front{n}"] for n in range(min(len(families), MOST_FRONTS))], table, metric, families, models)
+    _fronts(of_fronts[:n_fronts], table, metric, families, models)
+    for axes in of_fronts[n_fronts:]:
+        axes.set_axis_off()
     handles = [
         Line2D([], [], marker=style.marker(m, models), color=style.colour(m, models), ls="", ms=4, label=style.words(m))
         for m in models
@@ -50,7 +56,7 @@ def draw_comparison(table: pd.DataFrame, best: pd.DataFrame, metric: Metric) -> 
     kinds = best["confirmed"].unique() if "confirmed" in best else ()
     handles += [_star_handle(is_confirmed) for is_confirmed in (True, False) if is_confirmed in kinds]
     handles.append(Line2D([], [], color="black", lw=0.7, drawstyle="steps-post", label="Pareto front"))
-    figure.legend(handles=handles, loc="outside upper center", ncols=min(len(handles), 5), columnspacing=1.4)
+    figure.legend(handles=handles, loc="outside upper center", ncols=min(len(handles), 3), columnspacing=1.4)
     return figure
 
 
@@ -71,17 +77,6 @@ def reading(table: pd.DataFrame, metric: Metric) -> str:
 def best_rows(table: pd.DataFrame) -> pd.DataFrame:
     """The stars of the figure."""
     return best_by_operator(table)
-
-
-def _layout(n_fronts: int) -> tuple[list[list[str]], list[float]]:
-    """The panels on twelve columns, and the heights of their rows."""
-    rows = [["main"] * 12, ["a"] * 6 + ["b"] * 6, ["c"] * 6 + ["d"] * 6]
-    for first in range(0, n_fronts, FRONTS_IN_A_ROW):
-        names = [f"front{n}" for n in range(first, min(first + FRONTS_IN_A_ROW, n_fronts))]
-        each = 12 // (len(names) if first == 0 else FRONTS_IN_A_ROW)
-        row = [name for name in names for _ in range(each)]
-        rows.append(row + ["."] * (12 - len(row)))
-    return rows, [1.35, 1, 1] + [1.05] * (len(rows) - 3)
 
 
 def _star_handle(is_confirmed: bool) -> Line2D:
@@ -150,6 +145,8 @@ def _stars(axes: Axes, best: pd.DataFrame, families: list[str], models: list[str
             face = "black" if row["confirmed"] else "white"
             axes.plot(place, row[column], "*", mfc=face, mec="black" if face == "white" else "white", ms=8, mew=0.6,
                       zorder=5)  # fmt: skip
+            low, high = axes.get_ylim()
+            axes.set_ylim(min(low, row[column] / 1.3), max(high, 1.3 * row[column]))
             if column == "value" and 0 < row["spread"] < row["value"]:
                 axes.errorbar(place, row["value"], row["spread"], color="black", lw=0.8, capsize=1.5, zorder=4)
 

@@ -4,6 +4,7 @@ import warnings
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 
+import numpy as np
 import optuna
 import pandas as pd
 import plotly.graph_objects as go
@@ -14,20 +15,25 @@ from optuna.visualization import (
     plot_intermediate_values,
     plot_optimization_history,
     plot_parallel_coordinate,
+    plot_pareto_front,
     plot_slice,
+    plot_timeline,
 )
 
 from report import style
-from report.metrics import Metric, label
-from report.studies import quiet
+from report.hover import with_runs
+from report.metrics import HIGHER_IS_BETTER, Metric, base_name, label
+from report.studies import escaped, quiet
 
 FEWEST_TRIALS = 2
 MOST_CONTOURS = 4
+MOST_OBJECTIVES = 3
 DASHES = ("solid", "dash", "dot", "dashdot", "longdash", "longdashdot")
 WORDS = {
     "edf": "distribution of errors",
     "intermediate": "validation error by epoch",
     "parallel": "parallel coordinates",
+    "pareto": "Pareto front",
 }
 CONFIG = {"showSendToCloud": False, "displaylogo": False, "responsive": True}
 
@@ -36,6 +42,7 @@ def interactive_figures(
     studies: Mapping[str, optuna.Study],
     importances: Mapping[str, pd.DataFrame],
     origin: Mapping[str, tuple[str, str]],
+    runs: pd.DataFrame,
     metric: Metric,
 ) -> Iterator[tuple[str, str, go.Figure]]:
     """(kind, study or "all", figure) of everything that can be drawn: studies with two complete trials or more.
@@ -48,7 +55,10 @@ def interactive_figures(
         warnings.simplefilter("ignore", optuna.exceptions.ExperimentalWarning)
         for name, study in drawable.items():
             for kind, figure in _of_study(study, list(importances[name]["parameter"]), value):
-                yield kind, name, _dressed(figure, kind, study.study_name)
+                yield kind, name, _dressed(with_runs(figure, study, kind), kind, study.study_name)
+            pareto = front(study, runs, metric)
+            if pareto is not None:
+                yield "pareto", name, _dressed(pareto, "pareto", study.study_name)
         if len(drawable) > 1:
             together, origins = (
                 list(drawable.values()),
@@ -82,7 +92,8 @@ def _complete(study: optuna.Study) -> int:
 def _of_study(study: optuna.Study, important: list[str], value: str) -> Iterator[tuple[str, go.Figure]]:
     varied = sorted({name for trial in study.trials for name in trial.params})
     important = important or varied
-    yield "history", _with_runs(plot_optimization_history(study, target_name=value), study)
+    yield "history", plot_optimization_history(study, target_name=value)
+    yield "timeline", plot_timeline(study)
     yield "edf", plot_edf(study, target_name=value)
     if any(trial.intermediate_values for trial in study.trials):
         yield "intermediate", plot_intermediate_values(study)
@@ -96,19 +107,37 @@ def _of_study(study: optuna.Study, important: list[str], value: str) -> Iterator
             yield kind, draw(study, params=names, target_name=value)
 
 
-def _with_runs(figure: go.Figure, study: optuna.Study) -> go.Figure:
-    """Hovering over a trial of the history shows its run folder and the command that trains it again."""
-    attributes = {trial.number: trial.user_attrs for trial in study.trials}
-    points = figure.data[0]
-    shown = [attributes.get(int(number), {}) for number in points.x]
-    points.customdata = [[_text(one.get("run", "")), _text(one.get("command", ""))] for one in shown]
-    points.hovertemplate = "trial %{x}: %{y:.3g}<br>%{customdata[0]}<br>%{customdata[1]}<extra></extra>"
+def front(study: optuna.Study, runs: pd.DataFrame, metric: Metric) -> go.Figure | None:
+    """Optuna's Pareto front of a study's own objectives where it had several, else of its error and its parameters."""
+    mine = runs[(runs["study"].map(escaped) == study.study_name) & (runs["role"] == "trial")]
+    asked = [f"val_{name}" for name in str(mine["objective"].iloc[0] if len(mine) else "").split(",")]
+    names = asked[:MOST_OBJECTIVES] if len(asked) > 1 else [metric.ranking, "n_parameters"]
+    names = [name if name in mine else name.removeprefix("val_") for name in names]
+    if len(set(names)) < 2 or any(name not in mine for name in names):
+        return None
+    values = mine.set_index("run")[names].astype(float)
+    values = values[np.isfinite(values).all(axis=1)]
+    both = optuna.create_study(
+        directions=["maximize" if base_name(name) in HIGHER_IS_BETTER else "minimize" for name in names],
+        study_name=study.study_name,
+    )
+    for trial in study.trials:
+        if trial.state == TrialState.COMPLETE and trial.user_attrs["run"] in values.index:
+            both.add_trial(
+                optuna.create_trial(
+                    values=list(values.loc[trial.user_attrs["run"]]), params=trial.params,
+                    distributions=trial.distributions, user_attrs=trial.user_attrs,
+                )
+            )  # fmt: skip
+    if len(both.trials) < FEWEST_TRIALS:
+        return None
+    figure = with_runs(plot_pareto_front(both, target_names=[label(name) for name in names]), both, "pareto")
+    if len(names) == 2:
+        for name, update in zip(names, (figure.update_xaxes, figure.update_yaxes), strict=True):
+            column = values[name]
+            if column.min() > 0 and column.max() > 8 * column.min():
+                update(type="log", dtick=1 if column.max() > 30 * column.min() else "D2", exponentformat="power")
     return figure
-
-
-def _text(name: str) -> str:
-    """Plotly reads hover texts as markup."""
-    return name.replace("<", "‹").replace(">", "›")
 
 
 def _coloured(figure: go.Figure, origins: Mapping[str, tuple[str, str]]) -> go.Figure:

@@ -35,6 +35,11 @@ def quiet() -> Iterator[None]:
         optuna.logging.set_verbosity(before)
 
 
+def escaped(name: str) -> str:
+    """The name without angle brackets: plotly reads titles and legends as markup."""
+    return name.replace("<", "‹").replace(">", "›")
+
+
 def is_numeric(values: pd.Series) -> bool:
     """Whether every value present is a finite number (True and False are choices, not numbers)."""
     return all(isinstance(value, int | float) and not isinstance(value, bool) for value in values.dropna())
@@ -76,7 +81,7 @@ def rebuild(runs: pd.DataFrame, epochs: pd.DataFrame, metric: Metric, name: str)
     with quiet():
         study = optuna.create_study(
             direction="maximize" if metric.higher_is_better else "minimize",
-            study_name=name.replace("<", "‹").replace(">", "›"),  # plotly reads titles and legends as markup
+            study_name=escaped(name),
             sampler=optuna.samplers.RandomSampler(seed=0),
         )
         for number, (_, run) in enumerate(runs.sort_values(["created", "run"]).iterrows()):

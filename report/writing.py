@@ -129,7 +129,7 @@ def _write_interactive(visualizations: "Visualizations", folder: Path) -> list[t
     analysis, pages = visualizations.analysis, []
     names = slugs(["all", *analysis.studies])  # "all" first: a study of this name gets another
     for kind, study, figure in interactive_figures(
-        analysis.studies, analysis.importances, analysis.origins, analysis.metric
+        analysis.studies, analysis.importances, analysis.origins, analysis.runs, analysis.metric
     ):
         path = folder / f"interactive_{kind}_{names[study] if study in analysis.studies else 'all'}.html"
         write_page(figure, path)

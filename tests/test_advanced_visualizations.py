@@ -93,7 +93,7 @@ def test_command_makes_every_file_and_never_imports_torch(report):
     names = {path.name for path in folder.iterdir()}
     assert {f"{stem}.png" for stem in FIGURES} | {"visualization_report.json", "report.html", "plotly.min.js"} <= names
     for study in STUDIES:
-        for kind in ("history", "edf", "intermediate", "slice", "parallel", "contour"):
+        for kind in ("history", "timeline", "edf", "intermediate", "slice", "parallel", "contour", "pareto"):
             assert f"interactive_{kind}_{study}.html" in names
     assert {"interactive_history_all.html", "interactive_edf_all.html"} <= names
     assert not [name for name in names if "partial" in name]

@@ -9,8 +9,10 @@ from collections.abc import Callable, Iterator, Mapping
 
 import numpy as np
 import optuna
+from optuna.distributions import BaseDistribution, CategoricalDistribution, FloatDistribution
 from optuna.pruners import BasePruner, HyperbandPruner, MedianPruner, NopPruner
 from optuna.samplers import BaseSampler, CmaEsSampler, GPSampler, RandomSampler, TPESampler
+from optuna.trial import FrozenTrial, TrialState
 
 from data.randomness import generator
 from hyperparameter_config import Choice, Range, grid_values, size
@@ -72,6 +74,49 @@ def n_good_trials(n_trials: int) -> int:
     return math.ceil(math.sqrt(n_trials))
 
 
+class NearBest(TPESampler):
+    """TPE that changes one parameter of the best trial so far: a float as TPE draws it, any other to a value beside.
+
+    Every other slot of a Bayesian search draws by it. In nine dimensions a dozen draws of plain TPE do not come near a
+    default configuration that is already good, while most single steps away from it are cheap to judge.
+    """
+
+    def __init__(self, seed: int) -> None:
+        super().__init__(seed=seed, n_startup_trials=STARTUP_TRIALS)
+        self._order, self._kept = np.random.default_rng(seed), {}
+
+    def infer_relative_search_space(self, study: optuna.Study, trial: FrozenTrial) -> dict[str, BaseDistribution]:
+        space = super().infer_relative_search_space(study, trial)
+        done = study.get_trials(deepcopy=False, states=[TrialState.COMPLETE])
+        if done and len(study.directions) == 1 and set(space) <= set(study.best_trial.params):
+            self._kept = self._step(space, study.best_trial.params, study.get_trials(deepcopy=False))
+        return {name: entry for name, entry in space.items() if name not in self._kept}
+
+    def _step(
+        self, space: dict[str, BaseDistribution], best: dict[str, object], trials: list[FrozenTrial]
+    ) -> dict[str, object]:
+        """The values to keep: all of the best but one, which is missing or changed."""
+        for name in self._order.permutation(sorted(space)):
+            kept = {key: best[key] for key in space if key != name}
+            entry = space[name]
+            if isinstance(entry, FloatDistribution):
+                return kept
+            choices = entry.choices if isinstance(entry, CategoricalDistribution) else range(entry.low, entry.high + 1)
+            place = choices.index(best[name])
+            for beside in self._order.permutation([place - 1, place + 1]):
+                changed = kept | ({name: choices[beside]} if 0 <= beside < len(choices) else best)
+                if all({key: t.params.get(key) for key in space} != changed for t in trials):
+                    return changed
+        return {}
+
+    def sample_independent(
+        self, study: optuna.Study, trial: FrozenTrial, param_name: str, param_distribution: BaseDistribution
+    ) -> object:
+        if param_name in self._kept:
+            return self._kept[param_name]
+        return super().sample_independent(study, trial, param_name, param_distribution)
+
+
 def sampler(search_type: str, seed: int, slot: int, kind: str = "tpe", attempt: int = 0) -> BaseSampler:
     """The sampler of one slot, seeded by it, so that a resumed search draws what an uninterrupted one does.
 
@@ -85,7 +130,8 @@ def sampler(search_type: str, seed: int, slot: int, kind: str = "tpe", attempt: 
     if search_type == "bayesian" and kind == "cmaes":
         return CmaEsSampler(seed=slot_seed, n_startup_trials=STARTUP_TRIALS, warn_independent_sampling=False)
     if search_type == "bayesian" and kind == "tpe":
-        tpe = TPESampler(seed=slot_seed, n_startup_trials=STARTUP_TRIALS)
+        near = slot % 2 == 1 and attempt == 0
+        tpe = NearBest(slot_seed) if near else TPESampler(seed=slot_seed, n_startup_trials=STARTUP_TRIALS)
         tpe._gamma = n_good_trials  # the argument `gamma` is deprecated
         return tpe
     return RandomSampler(seed=slot_seed)

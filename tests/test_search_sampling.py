@@ -1,5 +1,6 @@
 """Grid cells, the default configuration, and seeded samplers."""
 
+import math
 from collections import Counter
 from functools import partial
 
@@ -78,7 +79,7 @@ def test_sampler_draws_the_same_when_a_study_is_resumed(search_type: str) -> Non
     resumed = optuna.create_study()
     resumed.add_trials(interrupted.trials)
     assert first + draws(search_type, list(range(8, 14)), resumed) == whole
-    assert len({configuration["learning_rate"] for configuration in whole}) == 14
+    assert len({tuple(configuration.items()) for configuration in whole}) == 14
 
 
 @pytest.mark.parametrize("kind", ["gp", "cmaes", "random"])
@@ -154,3 +155,22 @@ def test_pruner_judges_no_trial_before_ten_epochs() -> None:
         study.tell(trial, state=optuna.trial.TrialState.PRUNED if stopped else None, values=None if stopped else value)
     assert min(stopped) == 10
     assert len(stopped) > 30
+
+
+def test_every_other_bayesian_trial_changes_one_parameter_of_the_best() -> None:
+    space = {"rate": Range(1e-5, 1e-2, "log"), "width": Choice((32, 64, 128)), "layers": Choice((2, 3, 4, 5))}
+    study, seen = optuna.create_study(), []
+    for slot in range(20):
+        trial = study.ask()
+        study.sampler = sampler("bayesian", 0, slot)
+        best = dict(study.best_trial.params) if slot else {}
+        values = suggest(trial, space)
+        if slot % 2:
+            changed = [name for name in space if values[name] != best[name]]
+            assert len(changed) == 1
+            for name in set(changed) & {"width", "layers"}:
+                choices = space[name].values
+                assert abs(choices.index(values[name]) - choices.index(best[name])) == 1
+        assert values not in seen
+        seen.append(values)
+        study.tell(trial, abs(math.log10(values["rate"]) + 3) + values["layers"] / 5 + 32 / values["width"])

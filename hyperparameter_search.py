@@ -61,7 +61,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     except (ValueError, FileNotFoundError) as error:
         print(f"error: {error}", file=sys.stderr)
         return 2
-    except ImportError as error:
+    except (ImportError, SystemError) as error:  # SystemError: how CPython words lack of memory inside an import
         hint = "pip install -r requirements.txt in a fresh environment, and leave the process memory"
         print(f"error: {' '.join(str(error).split())}; {hint}", file=sys.stderr)
         return 2

@@ -129,6 +129,13 @@ def _storage_url(text: str) -> str:
     return text.replace("postgres://", "postgresql://", 1)
 
 
+def _workers(text: str) -> int | None:
+    return None if text == "auto" else _integer(1, MOST_WORKERS)(text)
+
+
+_workers.__name__ = "whole number of at least 1, or auto"
+
+
 def _study_name(text: str) -> str:
     if not text or text != text.strip() or any(c in text for c in "/\\\0") or text.startswith("."):
         raise argparse.ArgumentTypeError(f"expected a name that can be part of a file name, got {text!r}")
@@ -219,7 +226,7 @@ def _add_other_flags(parser: argparse.ArgumentParser) -> None:
     """All that does not change what a study finds."""
     confirm = parser.add_argument_group("after the search")
     confirm.add_argument(
-        "--confirm_top", type=_integer(0), default=3, metavar="K", help="train the best K again with fresh seeds"
+        "--confirm_top", type=_integer(0), default=0, metavar="K", help="train the best K again with fresh seeds"
     )
     confirm.add_argument(
         "--confirm_seeds", type=_integer(1), default=3, metavar="N", help="fresh seeds for each of them"
@@ -247,10 +254,10 @@ def _add_other_flags(parser: argparse.ArgumentParser) -> None:
     where.add_argument("--device", default="auto", metavar="NAME", help="auto, cpu, cuda or cuda:N")
     where.add_argument(
         "--n_workers",
-        type=_integer(1, MOST_WORKERS),
-        default=None,
+        type=_workers,
+        default=1,
         metavar="N",
-        help="processes of one thread each; 1 is bit-reproducible (default: one for every core, or by GPUs)",
+        help="processes of one thread each; 1 is bit-reproducible, auto takes one for every core, or by GPUs",
     )
     where.add_argument("--workers_per_gpu", type=_integer(1), default=1, metavar="N", help="of these, on each GPU")
     track = parser.add_argument_group("tracking")

@@ -5,6 +5,7 @@ import math
 from collections.abc import Callable
 from dataclasses import replace
 
+import optuna
 from optuna.trial import TrialState
 
 from search.interruption import Interruption
@@ -30,15 +31,19 @@ def confirmation_plan(plan: StudyPlan, slot: int, parameters: dict[str, object],
 
 
 def confirm(
-    bench: Bench, interruption: Interruption, run_slots: Callable[[Bench, Interruption], None]
+    bench: Bench,
+    interruption: Interruption,
+    run_slots: Callable[[Bench, Interruption], None],
+    studies: list[optuna.Study],
 ) -> dict[int, list[tuple[float, float]]]:
-    """Trains the best `--confirm_top` again; returns (validation, test) errors by slot of the search."""
+    """Trains the best `--confirm_top` again; returns (validation, test) errors by slot, appends to `studies`."""
     options, plan = bench.options, bench.plan
     parameters = {t.user_attrs["slot"]: dict(t.params) for t in finished_trials(bench.study, plan.n_slots)}
     confirmed = {}
     for row in leaderboard_rows(bench.study, plan)[: options.confirm_top]:
         again = confirmation_plan(plan, row.slot, parameters[row.slot], options.confirm_seeds)
         again_bench = open_bench(again, options, bench.wandb_settings, bench.data)
+        studies.append(again_bench.study)
         run_slots(again_bench, interruption)
         trials = [t for t in finished_trials(again_bench.study, again.n_slots) if t.state == TrialState.COMPLETE]
         metrics = [trial.user_attrs["metrics"] for trial in trials]

@@ -6,6 +6,7 @@ import time
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+import optuna
 from tqdm.contrib.logging import logging_redirect_tqdm
 
 from data.batches import FamilyData
@@ -80,13 +81,14 @@ def search_study(
         settle(bench)
         ended_before = {trial.number for trial in bench.study.get_trials(deepcopy=False) if trial.state.is_finished()}
         confirmed: dict[int, list[tuple[float, float]]] = {}
+        confirmations: list[optuna.Study] = []
         try:
             run_slots(bench, interruption)
             for reason in filter(None, (interruption.enough, _late(interruption, options))):
                 logger.info("study %s ends early: %s", plan.name, reason)
             interruption.enough = None
             if options.confirm_top and not interruption.is_requested:
-                confirmed = confirm(bench, interruption, run_slots)
+                confirmed = confirm(bench, interruption, run_slots, confirmations)
         except KeyboardInterrupt:
             logger.warning("stopped at once")
         except StorageLost as lost:
@@ -107,7 +109,7 @@ def search_study(
         kept = keep_winner(plan, rows[0], options) if rows else None
         if kept is not None:
             logger.info("the best model of %s on %s is kept as %s", plan.model, plan.family, kept)
-        times = spent(bench, ended_before, since)
+        times = spent(bench, confirmations, ended_before, since)
         return Outcome(_text(bench, rows, times), len(rows))
 
 
@@ -153,11 +155,14 @@ def track_study(bench: Bench, rows: Sequence[Row]) -> None:
     bench.wandb.log_study(bench.plan.name, columns, table, config=bench.plan.fingerprint(), summary=best)
 
 
-def spent(bench: Bench, ended_before: set[int], since: float) -> Times:
+def spent(bench: Bench, confirmations: Sequence[optuna.Study], ended_before: set[int], since: float) -> Times:
     """Where the time of this command went: what its trials recorded, out of wall time times workers."""
     ended = [
         t for t in bench.study.get_trials(deepcopy=False) if t.state.is_finished() and t.number not in ended_before
     ]
+    for study in confirmations:
+        finished = [t for t in study.get_trials(deepcopy=False) if t.datetime_complete is not None]
+        ended += [t for t in finished if t.datetime_complete.timestamp() >= since]
     seconds = [trial.user_attrs.get("seconds", {}) for trial in ended]
     return Times(
         training=sum(s.get("training", 0.0) for s in seconds),

@@ -1,7 +1,6 @@
 """Searches that end before their last trial, begin with what is known, and keep their winner."""
 
 import json
-from dataclasses import replace
 from pathlib import Path
 
 import optuna
@@ -113,7 +112,7 @@ def test_a_warm_start_takes_the_best_of_each_family_into_the_space(tmp_path: Pat
 
 def test_workers_follow_the_cores_unless_they_are_given(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("os.sched_getaffinity", lambda pid: set(range(3)))
-    options = replace(parse_arguments(["--device", "cpu"]))
+    options = parse_arguments(["--device", "cpu", "--n_workers", "auto"])
     assert 1 <= with_workers(options).n_workers <= 3
     assert with_workers(parse_arguments(["--n_workers", "7"])).n_workers == 7
 

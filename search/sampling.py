@@ -96,7 +96,10 @@ class NearBest(TPESampler):
         self, space: dict[str, BaseDistribution], best: dict[str, object], trials: list[FrozenTrial]
     ) -> dict[str, object]:
         """The values to keep: all of the best but one, which is missing or changed."""
-        for name in self._order.permutation(sorted(space)):
+        names = sorted(
+            self._order.permutation(sorted(space)), key=lambda name: isinstance(space[name], FloatDistribution)
+        )
+        for name in names:  # floats last: TPE draws them well only once there are many trials
             kept = {key: best[key] for key in space if key != name}
             entry = space[name]
             if isinstance(entry, FloatDistribution):

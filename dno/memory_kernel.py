@@ -14,10 +14,11 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from dno.layers import Lift, ParameterHead, PointwiseNetwork
+from dno.layers import Lift
 from dno.operator import Operator, OperatorSpec
 from dno.quadrature import differentiation_matrix, interpolation_matrix
-from dno.spectral import SpaceFilter, available_modes_x
+from dno.right_hand_side import RightHandSide
+from dno.spectral import available_modes_x
 
 
 @dataclass(frozen=True)
@@ -91,15 +92,12 @@ class MemoryKernel(Operator):
         h = hyperparameters
         super().__init__(spec, h.log_state, h.homogeneous)
         points, parameters, components = spec.points_per_delay, len(spec.parameter_names), spec.components
-        self.step, self.per_capita = 1 / points, h.per_capita
+        self.step = 1 / points
         self.point_delay, self.neutral = h.point_delay, "neutral" in spec.traits
         self.kernels = CosineKernels(h.n_kernels, h.fourier_modes_t, points)
         inputs = self.inputs * (1 + h.point_delay) + components * (h.n_kernels + self.neutral)
         self.lift = Lift(inputs, parameters, h.width)
-        self.network = PointwiseNetwork(h.width, h.n_layers, h.dropout)
-        self.head = ParameterHead(h.width, parameters, components)
-        self.filter = SpaceFilter(spec.n_space, h.fourier_modes_x, h.width) if spec.n_space > 1 else None
-        self.linear_head = ParameterHead(h.width, parameters, components) if spec.n_space > 1 else None
+        self.right_hand_side = RightHandSide(self, h.width, h.n_layers, h.dropout, h.fourier_modes_x, h.per_capita)
         at_half = np.arange(points) + 0.5
         constants = {
             "half_points": interpolation_matrix(points + 1, at_half, 3),
@@ -141,24 +139,11 @@ class MemoryKernel(Operator):
 
     def rate_function(self, parameters: Tensor, tau: Tensor) -> Rate:
         """(y, past) -> dy/ds = τ · rate_scale · F at any leading shape (…, X, B, c)."""
-        weights = self.head.weights(parameters)
-        linear_weights = self.linear_head.weights(parameters) if self.linear_head else None
-        factor = tau[:, None] * self.rate_scale
+        right_hand_side = self.right_hand_side.given(self, parameters, tau)
 
         def rate(y: Tensor, past: Past) -> Tensor:
             y = self.bounded(y)
-            hidden = past.hidden + functional.linear(self.seen(y), past.own)
-            filtered = None
-            if self.filter is not None:
-                filtered = self.filter(y if y.dim() == 4 else y[None])
-                filtered = filtered if y.dim() == 4 else filtered[0]
-                hidden = hidden + filtered
-            out = self.head(self.network(hidden), weights)
-            if self.per_capita:
-                out = out * (y + self.mean / self.deviation)
-            if filtered is not None:
-                out = out + self.linear_head(filtered, linear_weights)
-            return factor * out
+            return right_hand_side(y, past.hidden + functional.linear(self.seen(y), past.own))
 
         return rate
 

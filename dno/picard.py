@@ -11,12 +11,14 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from dno.layers import ParameterHead, PointwiseNetwork
+from dno.layers import ParameterHead
 from dno.operator import Operator
 from dno.quadrature import integration_matrix
-from dno.spectral import SpaceFilter, available_modes_x
+from dno.right_hand_side import RightHandSide
+from dno.spectral import available_modes_x
 
 WIDEST_HEAD = 64  # the head runs once per sweep: its width is what a rollout costs
+HEAD_LAYERS = 2
 
 
 class PicardWindows(nn.Module):
@@ -51,17 +53,13 @@ class PicardHead(nn.Module):
 
     def __init__(self, operator: Operator, width: int, sub_windows: int, sweeps: int, per_capita: bool) -> None:
         super().__init__()
-        spec, self.per_capita = operator.spec, per_capita
+        spec = operator.spec
         points, parameters, components = spec.points_per_delay + 1, len(spec.parameter_names), spec.components
         head_width = min(width, WIDEST_HEAD)
         self.context = nn.Linear(width, head_width)
         self.state = nn.Linear(operator.inputs, head_width, bias=False)
-        self.network = PointwiseNetwork(head_width, 2)
-        self.head = ParameterHead(head_width, parameters, components)
-        self.filter = (
-            SpaceFilter(spec.n_space, available_modes_x(spec.n_space), head_width) if spec.n_space > 1 else None
-        )
-        self.linear_head = ParameterHead(head_width, parameters, components) if spec.n_space > 1 else None
+        every_mode = available_modes_x(spec.n_space)
+        self.right_hand_side = RightHandSide(operator, head_width, HEAD_LAYERS, 0.0, every_mode, per_capita)
         self.jump_head = ParameterHead(width, parameters, components) if "neutral" in spec.traits else None
         self.windows = PicardWindows(points, sub_windows, sweeps)
         cells = np.diff(integration_matrix(points, 1 / spec.points_per_delay), axis=0)  # (M, M+1)
@@ -72,23 +70,11 @@ class PicardHead(nn.Module):
     ) -> Callable[[Tensor, slice], Tensor]:
         """(y, points) -> dy/ds = τ · rate_scale · F(y, c; p) at those points of the interval."""
         context = self.context(features)
-        weights = self.head.weights(parameters)
-        linear_weights = self.linear_head.weights(parameters) if self.linear_head else None
-        factor = tau[:, None] * operator.rate_scale
+        right_hand_side = self.right_hand_side.given(operator, parameters, tau)
 
         def rate(y: Tensor, points: slice) -> Tensor:
             y = operator.bounded(y)
-            hidden = self.state(operator.seen(y)) + context[points]
-            filtered = None
-            if self.filter is not None:
-                filtered = self.filter(y)
-                hidden = hidden + filtered
-            out = self.head(self.network(hidden), weights)
-            if self.per_capita:
-                out = out * (y + operator.mean / operator.deviation)
-            if filtered is not None:
-                out = out + self.linear_head(filtered, linear_weights)
-            return factor * out
+            return right_hand_side(y, self.state(operator.seen(y)) + context[points])
 
         return rate
 

@@ -241,6 +241,13 @@ class Problems:
         return Piece(form, mesh, rows, np.concatenate(values, axis=2)), np.concatenate(tail)
 
 
+def _resolutions(family: Family) -> tuple[Form, list[Mesh]]:
+    """Returns the form that solves a family and its meshes, from the coarsest to LEVELS finer ones."""
+    form = family.special_form or general(family.right_hand_side)
+    n, n_elements = form.meshes[1]
+    return form, [Mesh.uniform(*form.meshes[0]), *(Mesh.uniform(n, n_elements * 2**level) for level in range(LEVELS))]
+
+
 def solve_batch(
     family: Family,
     histories: Sequence[Callable[[np.ndarray], np.ndarray]],
@@ -255,12 +262,10 @@ def solve_batch(
     twice the elements until they agree. A trajectory's bytes depend on nothing but its own problem.
     """
     problems = Problems(family, histories, np.asarray(tau, float), np.asarray(params, float), n_intervals)
-    form = family.special_form or general(family.right_hand_side)
-    n, n_elements = form.meshes[1]
-    meshes = [Mesh.uniform(n, n_elements * 2**level) for level in range(LEVELS)]
+    form, (coarsest, *meshes) = _resolutions(family)
     pieces, error = [], np.full(len(histories), np.inf)
     with np.errstate(all="ignore"):
-        coarse, _ = problems.solve(form, Mesh.uniform(*form.meshes[0]), np.arange(len(histories)))
+        coarse, _ = problems.solve(form, coarsest, np.arange(len(histories)))
         for mesh in meshes:
             fine, tail = problems.solve(form, mesh, coarse.rows, coarse)
             difference = _relative_difference(*(piece.sample(family.points_per_delay) for piece in (coarse, fine)))
@@ -285,9 +290,7 @@ def solve_roughly(
     For judging draws: one resolution, the coarsest, except for those whose tails exceed ROUGH_TAIL there.
     """
     problems = Problems(family, histories, np.asarray(tau, float), np.asarray(params, float), n_intervals)
-    form = family.special_form or general(family.right_hand_side)
-    n, n_elements = form.meshes[1]
-    meshes = [Mesh.uniform(*form.meshes[0]), *(Mesh.uniform(n, n_elements * 2**level) for level in range(LEVELS))]
+    form, meshes = _resolutions(family)
     pieces, error, coarse = [], np.full(len(histories), np.inf), None
     rows = np.arange(len(histories))
     with np.errstate(all="ignore"):

@@ -87,9 +87,10 @@ class NearBest(TPESampler):
 
     def infer_relative_search_space(self, study: optuna.Study, trial: FrozenTrial) -> dict[str, BaseDistribution]:
         space = super().infer_relative_search_space(study, trial)
-        done = study.get_trials(deepcopy=False, states=[TrialState.COMPLETE])
-        if done and len(study.directions) == 1 and set(space) <= set(study.best_trial.params):
-            self._kept = self._step(space, study.best_trial.params, study.get_trials(deepcopy=False))
+        trials = study.get_trials(deepcopy=False)
+        if len(study.directions) == 1 and any(t.state == TrialState.COMPLETE for t in trials):
+            best = study.best_trial.params
+            self._kept = self._step(space, best, trials) if set(space) <= set(best) else {}
         return {name: entry for name, entry in space.items() if name not in self._kept}
 
     def _step(
@@ -107,7 +108,9 @@ class NearBest(TPESampler):
             choices = entry.choices if isinstance(entry, CategoricalDistribution) else range(entry.low, entry.high + 1)
             place = choices.index(best[name])
             for beside in self._order.permutation([place - 1, place + 1]):
-                changed = kept | ({name: choices[beside]} if 0 <= beside < len(choices) else best)
+                if not 0 <= beside < len(choices):
+                    continue
+                changed = kept | {name: choices[beside]}
                 if all({key: t.params.get(key) for key in space} != changed for t in trials):
                     return changed
         return {}

@@ -13,7 +13,7 @@ Reading: `read_runs(results_dir)` for all folders, `read_run(folder)` for one.
 Weights & Biases: `open_wandb(settings)` gives a `WandbLogger`, or its silent twin where the mode is "disabled".
 """
 
-from tracking.folders import ARTIFACTS, CHECKPOINTS, RunFolder
+from tracking.folders import ARTIFACTS, CHECKPOINTS, RunFolder, write_atomically
 from tracking.reading import Run, read_run, read_runs
 from tracking.records import ROLES, STATUSES, EpochRecord, FinalResults, RecordError, RunConfig
 from tracking.wandb_log import WANDB_MODES, NullWandb, WandbLogger, WandbSettings, choose_wandb_mode, open_wandb
@@ -37,4 +37,5 @@ __all__ = [
     "open_wandb",
     "read_run",
     "read_runs",
+    "write_atomically",
 ]

@@ -8,7 +8,6 @@ import dataclasses
 import hashlib
 import io
 import logging
-import os
 import pickle
 import shutil
 from dataclasses import dataclass
@@ -17,14 +16,13 @@ from pathlib import Path
 import torch
 from torch import nn
 
-from experiment_tracker import EpochRecord
+from experiment_tracker import EpochRecord, write_atomically
 from model_optimizer import JointOptimizer
 
 logger = logging.getLogger(__name__)
 
 HEADER = b"dno-training-state 1 "  # then the sha256 of all that follows the line
 KEPT = 2  # the newest checkpoints: should the last be damaged, one epoch more is trained again
-PARTIAL = ".partial."
 
 
 @dataclass
@@ -93,15 +91,13 @@ class Checkpoints:
         torch.save(training.capture(), buffer)
         content = buffer.getbuffer()
         self.folder.mkdir(exist_ok=True)
-        name = f"epoch-{len(training.records):06d}.pt"
-        partial = self.folder / f"{PARTIAL}{name}"
-        try:
+
+        def write(partial: Path) -> None:
             with open(partial, "wb") as handle:
                 handle.write(HEADER + hashlib.sha256(content).hexdigest().encode() + b"\n")
                 handle.write(content)
-            os.replace(partial, self.folder / name)
-        finally:
-            partial.unlink(missing_ok=True)
+
+        write_atomically(self.folder / f"epoch-{len(training.records):06d}.pt", write, is_flushed=False)
         for old in self._files()[KEPT:]:
             old.unlink()
 

@@ -62,7 +62,7 @@ class RunFolder:
         rows.writerow(COLUMNS)
         rows.writerows(map(_cells, epochs))
         for name, content in ((CONFIG, config.to_json()), (METRICS, text.getvalue())):
-            _write_atomically(path / name, lambda partial, content=content: partial.write_text(content, "utf-8"))
+            write_atomically(path / name, lambda partial, content=content: partial.write_text(content, "utf-8"))
         return cls(path, config)
 
     def append_epoch(self, record: EpochRecord) -> None:
@@ -75,7 +75,7 @@ class RunFolder:
         if not name or name != Path(name).name or name.startswith("."):
             raise ValueError(f"artifact: expected a plain file name, got {name!r}")
         target = self.path / ARTIFACTS / name
-        _write_atomically(target, writer)
+        write_atomically(target, writer)
         return target
 
     def save_predictions(self, arrays: Mapping[str, np.ndarray]) -> Path:
@@ -92,7 +92,7 @@ class RunFolder:
         files = {name: sha256(self.path / name) for name in _file_names(self.path)}
         results = FinalResults.from_json(dataclasses.replace(results, files=files, digest="").to_json())
         results = dataclasses.replace(results, digest=digest(results))
-        _write_atomically(self.path / RESULTS, lambda partial: partial.write_text(results.to_json(), encoding="utf-8"))
+        write_atomically(self.path / RESULTS, lambda partial: partial.write_text(results.to_json(), encoding="utf-8"))
         return results
 
     @property
@@ -122,15 +122,22 @@ def _number(value: float) -> int | float:
     return int(value) if isinstance(value, int) else float(value)
 
 
-def _write_atomically(target: Path, writer: Callable[[Path], object]) -> None:
+def write_atomically(target: Path, writer: Callable[[Path], object], *, is_flushed: bool = True) -> None:
+    """Lets `writer` write under a temporary name, then gives the file its own: it is never seen half written.
+
+    `is_flushed`: it also outlives a power cut.
+    """
     partial = target.with_name(PARTIAL + target.name)
     try:
         writer(partial)
-        with open(partial, "rb+") as handle:
-            os.fsync(handle.fileno())
+        if is_flushed:
+            with open(partial, "rb+") as handle:
+                os.fsync(handle.fileno())
         os.replace(partial, target)
     finally:
         partial.unlink(missing_ok=True)
+    if not is_flushed:
+        return
     folder = os.open(target.parent, os.O_RDONLY)
     try:
         os.fsync(folder)

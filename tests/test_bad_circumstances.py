@@ -14,10 +14,8 @@ from pathlib import Path
 
 import pytest
 
-import hyperparameter_config
-from tests.bad_inputs import Place, call, make_data, make_place
+from tests.bad_inputs import Place, call
 from tests.faults import tiny
-from tests.faults.tiny import SPACES
 
 CIRCUMSTANCES = (
     "another search of the study",
@@ -31,19 +29,6 @@ CIRCUMSTANCES = (
     "W&B server that hangs",
     "output closed",
 )
-
-
-@pytest.fixture(scope="module")
-def data_root(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return make_data(tmp_path_factory.mktemp("data"))
-
-
-@pytest.fixture
-def place(tmp_path: Path, data_root: Path, monkeypatch: pytest.MonkeyPatch) -> Place:
-    for model, space in SPACES.items():
-        monkeypatch.setitem(hyperparameter_config.SEARCH_SPACES, model, space)
-    monkeypatch.chdir(tmp_path)
-    return make_place(tmp_path, data_root)
 
 
 def statuses(results: Path) -> list[str]:

@@ -9,10 +9,8 @@ import h5py
 import numpy as np
 import pytest
 
-import hyperparameter_config
 from tests import test_store
-from tests.bad_inputs import Case, Place, assert_refused, case, make_data, make_place
-from tests.faults.tiny import SPACES
+from tests.bad_inputs import Case, Place, assert_refused, case
 
 MEND = "python -m data.generate"
 
@@ -218,19 +216,6 @@ DATASETS = {
         "altered since",
     ),
 }
-
-
-@pytest.fixture(scope="module")
-def data_root(tmp_path_factory: pytest.TempPathFactory) -> object:
-    return make_data(tmp_path_factory.mktemp("data"))
-
-
-@pytest.fixture
-def place(tmp_path: object, data_root: object, monkeypatch: pytest.MonkeyPatch) -> Place:
-    for model, space in SPACES.items():
-        monkeypatch.setitem(hyperparameter_config.SEARCH_SPACES, model, space)
-    monkeypatch.chdir(tmp_path)
-    return make_place(tmp_path, data_root)
 
 
 @pytest.mark.parametrize("name", DATASETS)

@@ -10,24 +10,10 @@ from pathlib import Path
 import pytest
 
 import hyperparameter_config
-from tests.bad_inputs import Case, Place, assert_refused, case, flags, make_data, make_place
-from tests.faults.tiny import SPACES
+from tests.bad_inputs import Case, Place, assert_refused, case, flags
 from tests.runs import finished_run
 
 ROOT = Path(__file__).parents[1]
-
-
-@pytest.fixture(scope="module")
-def data_root(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return make_data(tmp_path_factory.mktemp("data"))
-
-
-@pytest.fixture
-def place(tmp_path: Path, data_root: Path, monkeypatch: pytest.MonkeyPatch) -> Place:
-    for model, space in SPACES.items():
-        monkeypatch.setitem(hyperparameter_config.SEARCH_SPACES, model, space)
-    monkeypatch.chdir(tmp_path)
-    return make_place(tmp_path, data_root)
 
 
 LONG = "x" * 300

@@ -12,22 +12,13 @@ from pathlib import Path
 
 import psutil
 import pytest
-from small_search import SMALL, SMALL_SPACES, make_data, start
+from small_search import SMALL, SMALL_SPACES, start
 
 import hyperparameter_config
 import model_trainer
 from hyperparameter_search import main
 
-
-@pytest.fixture(scope="module")
-def data_root(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return make_data(tmp_path_factory.mktemp("data"))
-
-
-@pytest.fixture(autouse=True)
-def small_spaces(monkeypatch: pytest.MonkeyPatch) -> None:
-    for model, space in SMALL_SPACES.items():
-        monkeypatch.setitem(hyperparameter_config.SEARCH_SPACES, model, space)
+pytestmark = pytest.mark.usefixtures("small_spaces")
 
 
 def search(data_root: Path, results: Path, *arguments: object) -> int:

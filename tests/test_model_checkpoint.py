@@ -1,19 +1,17 @@
 """A training that was cut off goes on bit for bit; damaged checkpoints are noticed."""
 
 import math
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 import torch
 
-import dno
 import model_trainer
 from data.batches import FamilyData
 from experiment_tracker import EpochRecord
 from model_checkpoint import Checkpoints, read_checkpoint
 from model_trainer import Limits, TrainingResult, train
-from tests.cosine_family import LinearWindows, make_family
+from tests.cosine_family import make_family
 
 EPOCHS = 12
 
@@ -23,13 +21,8 @@ class Cut(Exception):
 
 
 @pytest.fixture(autouse=True)
-def _small(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
-    monkeypatch.setitem(dno.OPERATORS, "linear", LinearWindows)
+def _small(linear_operator: None, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(model_trainer, "WINDOWS_PER_EPOCH", 256)
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(threads)
 
 
 @pytest.fixture(scope="module")

@@ -4,7 +4,7 @@ import itertools
 import math
 import re
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from dataclasses import replace
 
 import numpy as np
@@ -37,13 +37,8 @@ COSTS = {"epochs", "train_seconds", "seconds_to_best", "n_parameters", "inferenc
 
 
 @pytest.fixture(autouse=True)
-def _linear(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
-    monkeypatch.setitem(dno.OPERATORS, "linear", LinearWindows)
+def _linear(linear_operator: None, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(model_trainer, "WINDOWS_PER_EPOCH", 512)
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(threads)
 
 
 @pytest.fixture(scope="module")

@@ -6,10 +6,9 @@ from pathlib import Path
 import optuna
 import pytest
 from runs import finished_run
-from small_search import SMALL, SMALL_SPACES, make_data
+from small_search import SMALL
 
 import dno
-import hyperparameter_config
 from experiment_tracker import read_runs
 from hyperparameter_config import parse_space
 from hyperparameter_search import main
@@ -19,16 +18,7 @@ from search.plan import with_workers
 from search.slots import TrialEnd, claim, reconcile, record_end
 from search.warm_start import warm_starts
 
-
-@pytest.fixture(scope="module")
-def data_root(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return make_data(tmp_path_factory.mktemp("data"))
-
-
-@pytest.fixture(autouse=True)
-def small_spaces(monkeypatch: pytest.MonkeyPatch) -> None:
-    for model, space in SMALL_SPACES.items():
-        monkeypatch.setitem(hyperparameter_config.SEARCH_SPACES, model, space)
+pytestmark = pytest.mark.usefixtures("small_spaces")
 
 
 def search(data_root: Path, results: Path, *arguments: object) -> int:

@@ -16,7 +16,7 @@ import pytest
 from optuna.exceptions import UpdateFinishedTrialError
 from optuna.trial import TrialState
 from private_postgresql import PASSWORD, Server, binaries, private_server
-from small_search import SMALL, make_data, start
+from small_search import SMALL, start
 
 from experiment_tracker import read_run
 from search import postgresql
@@ -121,11 +121,6 @@ def run(arguments: list[object], **environment: str) -> subprocess.CompletedProc
     finally:
         for name, value in previous.items():
             os.environ.pop(name) if value is None else os.environ.__setitem__(name, value)
-
-
-@pytest.fixture(scope="module")
-def data_root(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return make_data(tmp_path_factory.mktemp("data"))
 
 
 @pytest.mark.slow

@@ -12,9 +12,7 @@ machine does not count. The table is printed and written to benchmarks/results/a
 from __future__ import annotations
 
 import argparse
-import json
 import logging
-import subprocess
 import sys
 import time
 from dataclasses import dataclass
@@ -23,6 +21,8 @@ from typing import TYPE_CHECKING
 
 ROOT = Path(__file__).resolve().parents[1]
 sys.path.insert(0, str(ROOT))
+
+from benchmarks.record import write_results  # noqa: E402
 
 if TYPE_CHECKING:
     from data.batches import FamilyData
@@ -155,20 +155,16 @@ def main() -> int:
     for result in results:
         verdict = "holds" if result["holds"] else "FAILS"
         print(f"{verdict}  {result['name']}: {result['value']:.2e}, at most {result['target']:.2e}")
-    commit = subprocess.run(["git", "rev-parse", "HEAD"], cwd=ROOT, capture_output=True, text=True, check=False)
-    content = {
-        "commit": commit.stdout.strip(),
-        "device": "cpu, one thread",
-        "torch": torch.__version__,
-        "command": f"python benchmarks/accuracy.py --seconds {arguments.seconds:g} --seed {arguments.seed}",
-        "rows": results,
-        "trainings": [vars(row) for row in rows],
-    }
     suffix = f"_seed{arguments.seed}" if arguments.seed else ""
     output = arguments.output or ROOT / "benchmarks" / "results" / f"accuracy{suffix}.json"
-    output.parent.mkdir(parents=True, exist_ok=True)
-    output.write_text(json.dumps(content, indent=1, allow_nan=False) + "\n")
-    print(f"written to {output}")
+    write_results(
+        output,
+        device="cpu, one thread",
+        command=f"python benchmarks/accuracy.py --seconds {arguments.seconds:g} --seed {arguments.seed}",
+        rows=results,
+        torch=torch.__version__,
+        trainings=[vars(row) for row in rows],
+    )
     return 0 if all(result["holds"] for result in results) else 1
 
 

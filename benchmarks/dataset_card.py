@@ -3,14 +3,13 @@
 How much the delay matters, how far the best constant is off, and how many draws were rejected: `test` draws, seed 0.
 """
 
-import json
-import subprocess
 import time
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
 import numpy as np
 
+from benchmarks.record import write_results
 from data import FAMILIES
 from data.families import Family
 from data.schema import step_counts
@@ -84,16 +83,12 @@ def main() -> None:
     for row in rows:
         told = "" if row.target is None else f"  (at least {row.target:g}: {'holds' if row.holds else 'FAILS'})"
         print(f"{row.name:50s} {row.value:9.2e} {row.unit}{told}")
-    commit = subprocess.run(["git", "rev-parse", "HEAD"], cwd=ROOT, capture_output=True, text=True, check=True)
-    result = {
-        "commit": commit.stdout.strip(),
-        "device": "cpu",
-        "command": "python -m benchmarks.dataset_card",
-        "rows": [asdict(row) for row in rows],
-    }
-    path = ROOT / "benchmarks/results/dataset_card.json"
-    path.parent.mkdir(exist_ok=True)
-    path.write_text(json.dumps(result, indent=1, allow_nan=False) + "\n")
+    write_results(
+        ROOT / "benchmarks/results/dataset_card.json",
+        device="cpu",
+        command="python -m benchmarks.dataset_card",
+        rows=[asdict(row) for row in rows],
+    )
 
 
 if __name__ == "__main__":

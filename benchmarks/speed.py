@@ -12,7 +12,6 @@ written to benchmarks/results/speed.json.
 from __future__ import annotations
 
 import argparse
-import json
 import os
 import platform
 import resource
@@ -27,6 +26,8 @@ from typing import TYPE_CHECKING
 
 ROOT = Path(__file__).resolve().parents[1]
 sys.path.insert(0, str(ROOT))
+
+from benchmarks.record import write_results  # noqa: E402
 
 if TYPE_CHECKING:
     import torch
@@ -284,20 +285,16 @@ def main() -> int:
         if not peers.has(name):
             print(f"{name} is not installed: left out (pip install -r benchmarks/requirements-peers.txt)")
     rows = [row for part in arguments.only for row in PARTS[part](arguments.seconds)]
-    commit = subprocess.run(["git", "rev-parse", "HEAD"], cwd=ROOT, capture_output=True, text=True, check=False)
-    content = {
-        "commit": commit.stdout.strip(),
-        "device": f"{platform.machine()}, {os.cpu_count()} cores, one thread; load {os.getloadavg()[0]:.1f}",
-        "torch": torch.__version__,
-        "command": f"python benchmarks/speed.py --only {' '.join(arguments.only)} --seconds {arguments.seconds:g}",
-        "rows": [{key: value for key, value in asdict(row).items() if value is not None} for row in rows],
-    }
-    arguments.output.parent.mkdir(parents=True, exist_ok=True)
-    arguments.output.write_text(json.dumps(content, indent=1, allow_nan=False) + "\n")
     for row in rows:
         if row.holds is not None:
             print(f"{'holds' if row.holds else 'FAILS'}  {row.name}: {row.value:.2f}, at least {row.target:g}")
-    print(f"written to {arguments.output}")
+    write_results(
+        arguments.output,
+        device=f"{platform.machine()}, {os.cpu_count()} cores, one thread; load {os.getloadavg()[0]:.1f}",
+        command=f"python benchmarks/speed.py --only {' '.join(arguments.only)} --seconds {arguments.seconds:g}",
+        rows=[{key: value for key, value in asdict(row).items() if value is not None} for row in rows],
+        torch=torch.__version__,
+    )
     return 0 if all(row.holds is not False for row in rows) else 1
 
 

@@ -10,9 +10,7 @@ table is printed and written to benchmarks/results/storage.json; needs a Postgre
 from __future__ import annotations
 
 import argparse
-import json
 import multiprocessing
-import subprocess
 import sys
 import tempfile
 import time
@@ -20,6 +18,9 @@ from pathlib import Path
 
 ROOT = Path(__file__).resolve().parents[1]
 sys.path[:0] = [str(ROOT), str(ROOT / "tests")]
+
+from benchmarks.record import write_results  # noqa: E402
+
 N_REPORTS, N_PARAMETERS, TARGET = 20, 8, 20.0
 
 
@@ -107,17 +108,14 @@ def main() -> int:
     name = f"{place}, {arguments.workers} workers, {N_REPORTS} reports a trial"
     rate = found["trials_per_second"]
     print(f"{name}: {rate:.1f} trials/s, {found['cpu_ms_per_trial']:.0f} ms of a worker's CPU a trial; none lost")
-    commit = subprocess.run(["git", "rev-parse", "HEAD"], cwd=ROOT, capture_output=True, text=True, check=False)
-    content = {
-        "commit": commit.stdout.strip(),
-        "device": f"cpu, {multiprocessing.cpu_count()} cores",
-        "command": f"python benchmarks/storage.py --workers {arguments.workers} --trials {arguments.trials}"
+    write_results(
+        arguments.output,
+        device=f"cpu, {multiprocessing.cpu_count()} cores",
+        command=f"python benchmarks/storage.py --workers {arguments.workers} --trials {arguments.trials}"
         + " --journal" * arguments.journal,
-        "rows": [{"name": name, "value": rate, "unit": "trials/s", "target": TARGET, "holds": rate >= TARGET}],
+        rows=[{"name": name, "value": rate, "unit": "trials/s", "target": TARGET, "holds": rate >= TARGET}],
         **found,
-    }
-    arguments.output.parent.mkdir(parents=True, exist_ok=True)
-    arguments.output.write_text(json.dumps(content, indent=1) + "\n")
+    )
     return 0 if rate >= TARGET else 1
 
 

@@ -1,0 +1,19 @@
+"""How every benchmark writes its results: one JSON file with the commit, the device and the command."""
+
+import json
+import subprocess
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+
+ROOT = Path(__file__).resolve().parents[1]
+
+
+def write_results(
+    output: Path, *, device: str, command: str, rows: Sequence[Mapping[str, object]], **more: object
+) -> None:
+    """Writes `rows` of {name, value, unit, target, holds} and whatever else a benchmark found."""
+    commit = subprocess.run(["git", "rev-parse", "HEAD"], cwd=ROOT, capture_output=True, text=True, check=False)
+    content = {"commit": commit.stdout.strip(), "device": device, "command": command, "rows": list(rows), **more}
+    output.parent.mkdir(parents=True, exist_ok=True)
+    output.write_text(json.dumps(content, indent=1, allow_nan=False) + "\n")
+    print(f"written to {output}")

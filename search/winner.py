@@ -1,10 +1,9 @@
 """The winner of a search in a place that stays: results_dir/best/{model}_{family}/, a model and its card."""
 
-import os
 import shutil
 from pathlib import Path
 
-from experiment_tracker import ARTIFACTS, RecordError, Run, read_run
+from experiment_tracker import ARTIFACTS, RecordError, Run, read_run, write_atomically
 from search.command_line import Options
 from search.leaderboard import Row, confirmed_line
 from search.plan import StudyPlan
@@ -30,12 +29,8 @@ def keep_winner(plan: StudyPlan, row: Row, options: Options) -> Path | None:
         return None
     place = options.results_dir / BEST / f"{plan.model}_{plan.family}"
     place.mkdir(parents=True, exist_ok=True)
-    card = place / f".partial.{CARD}"
-    card.write_text(model_card(run, row), encoding="utf-8")
-    copy = place / f".partial.{MODEL}"
-    shutil.copyfile(folder / ARTIFACTS / MODEL, copy)
-    os.replace(copy, place / MODEL)
-    os.replace(card, place / CARD)
+    write_atomically(place / MODEL, lambda partial: shutil.copyfile(folder / ARTIFACTS / MODEL, partial))
+    write_atomically(place / CARD, lambda partial: partial.write_text(model_card(run, row), encoding="utf-8"))
     return place / MODEL
 
 

@@ -211,7 +211,9 @@ def test_two_commands_at_once_do_not_collide(tmp_path: Path) -> None:
 def test_an_interrupted_command_is_completed_by_the_next(tmp_path: Path, number: int, code: int) -> None:
     sizes = ["--n_train", "300", "--n_val", "600", "--n_test", "600"]  # so that most of the work is still ahead
     arguments = ["--family", "mackey", *sizes, "--data_root", str(tmp_path)]
-    process = subprocess.Popen([sys.executable, "-m", "data.generate", *arguments], cwd=ROOT, stderr=subprocess.PIPE)
+    heed = lambda: signal.signal(signal.SIGINT, signal.SIG_DFL)  # noqa: E731 jobs in the background inherit its neglect
+    command = [sys.executable, "-m", "data.generate", *arguments]
+    process = subprocess.Popen(command, cwd=ROOT, stderr=subprocess.PIPE, preexec_fn=heed)
     while not (tmp_path / "mackey/train.h5").exists() and process.poll() is None:
         time.sleep(0.005)
     process.send_signal(number)

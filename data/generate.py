@@ -13,8 +13,10 @@ import argparse
 import contextlib
 import fcntl
 import logging
+import os
 import signal
 import sys
+import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
@@ -289,6 +291,15 @@ def _stop(number: int, frame: object) -> NoReturn:
     raise SystemExit(128 + number)
 
 
+def _send_again(lost: "sys.UnraisableHookArgs") -> None:
+    """Python drops what a signal raises inside a destructor (1 of 40 Ctrl-C here): the signal is sent once more."""
+    number = {KeyboardInterrupt: signal.SIGINT, SystemExit: signal.SIGTERM}.get(lost.exc_type)
+    if number is None:
+        sys.__unraisablehook__(lost)
+    else:  # a moment later, when the destructor has returned
+        threading.Timer(0.01, os.kill, (os.getpid(), number)).start()
+
+
 def main(argv: Sequence[str] | None = None) -> int:
     """Runs the command line and returns its exit code."""
     arguments = _parser().parse_args(argv)
@@ -296,6 +307,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     logging.basicConfig(level=level, format="%(message)s")
     logging.getLogger("h5py").setLevel(logging.WARNING)  # -v is about this project
     signal.signal(signal.SIGTERM, _stop)  # so that temporary files are removed
+    hook, sys.unraisablehook = sys.unraisablehook, _send_again
     try:
         return _run(arguments)
     except KeyboardInterrupt:
@@ -308,6 +320,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     except OSError as error:
         print(f"error: cannot write under --data_root {arguments.data_root}: {error}", file=sys.stderr)
         return 1
+    finally:
+        sys.unraisablehook = hook
 
 
 if __name__ == "__main__":

@@ -207,13 +207,34 @@ def test_two_commands_at_once_do_not_collide(tmp_path: Path) -> None:
     assert all(store.check(path) == [] for path in tmp_path.rglob("*.h5"))
 
 
+def heed_ctrl_c() -> None:
+    """For a child process: a suite that runs in the background ignores SIGINT, and children inherit that."""
+    signal.signal(signal.SIGINT, signal.SIG_DFL)
+
+
+def test_a_signal_that_is_lost_in_a_destructor_comes_again() -> None:
+    code = """
+import sys, time
+from data import generate
+class Loses:
+    def __del__(self):
+        raise KeyboardInterrupt
+sys.unraisablehook = generate._send_again
+try:
+    Loses()
+    time.sleep(20)
+except KeyboardInterrupt:
+    sys.exit(7)
+"""
+    assert subprocess.run([sys.executable, "-c", code], cwd=ROOT, preexec_fn=heed_ctrl_c).returncode == 7
+
+
 @pytest.mark.parametrize(("number", "code"), [(signal.SIGKILL, -9), (signal.SIGINT, 130), (signal.SIGTERM, 143)])
 def test_an_interrupted_command_is_completed_by_the_next(tmp_path: Path, number: int, code: int) -> None:
     sizes = ["--n_train", "300", "--n_val", "600", "--n_test", "600"]  # so that most of the work is still ahead
     arguments = ["--family", "mackey", *sizes, "--data_root", str(tmp_path)]
-    heed = lambda: signal.signal(signal.SIGINT, signal.SIG_DFL)  # noqa: E731 jobs in the background inherit its neglect
     command = [sys.executable, "-m", "data.generate", *arguments]
-    process = subprocess.Popen(command, cwd=ROOT, stderr=subprocess.PIPE, preexec_fn=heed)
+    process = subprocess.Popen(command, cwd=ROOT, stderr=subprocess.PIPE, preexec_fn=heed_ctrl_c)
     while not (tmp_path / "mackey/train.h5").exists() and process.poll() is None:
         time.sleep(0.005)
     process.send_signal(number)

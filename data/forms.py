@@ -28,6 +28,7 @@ class Given:
     delayed: np.ndarray
     slopes: np.ndarray | None = None
     guess: np.ndarray | None = None
+    tolerance: float = PICARD_TOLERANCE
 
     def first_guess(self, start: np.ndarray) -> np.ndarray:
         """Returns what an iteration begins with: the guess, or the start value of trajectories that have none."""
@@ -49,6 +50,7 @@ class Form:
     meshes: tuple[tuple[int, int], tuple[int, int]]
     is_logarithmic: bool = False
     keeps_slopes: bool = False
+    tolerance: float = PICARD_TOLERANCE  # of iterations, where there are any
 
     def encode(self, x: np.ndarray) -> np.ndarray:
         """Returns the variable that is solved for."""
@@ -59,7 +61,7 @@ class Form:
         return np.exp(values) if self.is_logarithmic else values
 
 
-def fixed_point(sweep: Callable[[np.ndarray], np.ndarray], guess: np.ndarray) -> np.ndarray:
+def fixed_point(sweep: Callable[[np.ndarray], np.ndarray], guess: np.ndarray, tolerance: float) -> np.ndarray:
     """Returns x = sweep(x), (n, B, C), found by iteration; nan for the trajectories where it does not converge.
 
     Each trajectory stops by its own measure, so that it does not depend on the others of its batch.
@@ -72,7 +74,7 @@ def fixed_point(sweep: Callable[[np.ndarray], np.ndarray], guess: np.ndarray) ->
         if count % WATCH_EVERY == 0:
             change = np.abs(new - x).max(axis=0).max(axis=-1, keepdims=True)
             size = np.abs(new).max(axis=0).max(axis=-1, keepdims=True)
-            is_closed |= change <= PICARD_TOLERANCE * size
+            is_closed |= change <= tolerance * size
             if is_closed.all():
                 return new
         x = new
@@ -91,7 +93,7 @@ def general(right_hand_side: Callable) -> Form:
         def sweep(x: np.ndarray) -> np.ndarray:
             return start + element.integrate(slope(x))
 
-        x = fixed_point(sweep, given.first_guess(start))
+        x = fixed_point(sweep, given.first_guess(start), given.tolerance)
         return x, slope(x)
 
     return Form(advance, meshes=((24, 2), (24, 4)), keeps_slopes=True)
@@ -170,4 +172,4 @@ def reaction_diffusion(
     def sweep(u: np.ndarray) -> np.ndarray:
         return relax(modes, (remainder * u) @ basis) @ inverse
 
-    return fixed_point(sweep, given.first_guess(start)), None
+    return fixed_point(sweep, given.first_guess(start), given.tolerance), None

@@ -7,7 +7,7 @@ solved. Errors are controlled by the tails of Chebyshev coefficients, in batches
 
 import logging
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 
@@ -28,6 +28,7 @@ BLOCK = 32  # trajectories solved at once: always as many, so that the arithmeti
 TAIL = 1e-6  # largest tail that a batch leaves alone: a bound at the worst place of the worst element, not an L2 error
 DIFFERENCE = 2e-8  # largest relative L2 difference from the coarser resolution
 ROUGH_TAIL = 1e-3  # largest tail of a solution that only has to be judged
+ROUGH_TOLERANCE = 1e-5  # of its iterations
 LEVELS = 5  # resolutions that a batch tries after the coarsest, each with twice the elements of the one before
 
 
@@ -291,6 +292,7 @@ def solve_roughly(
     """
     problems = Problems(family, histories, np.asarray(tau, float), np.asarray(params, float), n_intervals)
     form, meshes = _resolutions(family)
+    form = replace(form, tolerance=ROUGH_TOLERANCE)
     pieces, error, coarse = [], np.full(len(histories), np.inf), None
     rows = np.arange(len(histories))
     with np.errstate(all="ignore"):

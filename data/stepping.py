@@ -36,7 +36,7 @@ def advance(
     values, slopes, start = [], [], last.values[-1, -1]
     for index, element in enumerate(mesh):
         known = (array if array is None else array[index] for array in (last.values, last.slopes, guess))
-        value, slope = form.advance(element, start, Given(*known), tau, params)
+        value, slope = form.advance(element, start, Given(*known, form.tolerance), tau, params)
         values.append(value)
         slopes.append(slope)
         start = value[-1]

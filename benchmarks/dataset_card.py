@@ -4,7 +4,8 @@ How much the delay matters, how far the best constant is off, and how many draws
 """
 
 import time
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -13,6 +14,7 @@ from benchmarks.record import write_results
 from data import FAMILIES
 from data.families import Family
 from data.schema import step_counts
+from data.solver import solve_batch
 from data.trajectories import draw_split, make_split, solve_draws
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -42,10 +44,12 @@ def delay_effect(family: Family) -> np.ndarray:
     draws = draw_split(family, "test", COUNT, seed=0)
     tau, points = np.array([draw.tau for draw in draws]), family.points_per_delay
     steps = step_counts(tau, points, family.horizon, family.horizon_unit)
-    plain = solve_draws(family, draws, int(np.ceil(steps.max() / points))).sample(points)
+    plain = solve_draws(family, draws, int(np.ceil(steps.max() / points))).values
     factor = STRETCH[0] / STRETCH[1]
-    stretched = solve_draws(family, draws, int(np.ceil(steps.max() / points / factor)), stretch=factor)
-    other = stretched.sample(points * STRETCH[0])[:, STRETCH[1] - 1 :: STRETCH[1]]
+    slower = [replace(draw, tau=factor * draw.tau) for draw in draws]
+    fine = partial(solve_batch, points_per_delay=points * STRETCH[0])
+    stretched = solve_draws(family, slower, int(np.ceil(steps.max() / points / factor)), method=fine)
+    other = stretched.values[:, STRETCH[1] - 1 :: STRETCH[1]]
     return relative_errors(
         [row[:n] for row, n in zip(other, steps, strict=True)], [row[:n] for row, n in zip(plain, steps, strict=True)]
     )

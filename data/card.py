@@ -39,8 +39,8 @@ def delay_effect(family: Family, n: int, seed: int) -> DelayEffect:
     delays = family.horizon / tau if family.horizon_unit == "time" else np.full(n, family.horizon)
     # Twelve points a delay of 1.2 τ and ten of τ lie at the same times.
     steps = np.floor(10 * delays + 1e-9).astype(int)
-    short = solve_batch(family, histories, tau, params, int(np.ceil(steps.max() / 10))).sample(10)
-    long = solve_batch(family, histories, STRETCH * tau, params, int(np.ceil(steps.max() / 12))).sample(12)
+    short = solve_batch(family, histories, tau, params, int(np.ceil(steps.max() / 10)), 10).values
+    long = solve_batch(family, histories, STRETCH * tau, params, int(np.ceil(steps.max() / 12)), 12).values
     change, constant = np.empty(n), np.empty(n)
     for index, (x, y, count) in enumerate(zip(short, long, steps, strict=True)):
         x, y = x[:count], y[:count]

@@ -5,7 +5,7 @@ Functions of a delay interval are stored by their values at n nodes of each of E
 
 from collections.abc import Iterator
 from dataclasses import dataclass
-from functools import cache
+from functools import cache, lru_cache
 
 import numpy as np
 
@@ -140,16 +140,21 @@ class Mesh:
 
     def sampling_matrix(self, places: np.ndarray) -> np.ndarray:
         """Returns the (len(places), E · n) matrix that evaluates values at the nodes at places in [0, 1]."""
-        places = np.asarray(places, dtype=float)
-        owner = np.clip(np.searchsorted(self.edges, places) - 1, 0, len(self) - 1)
-        matrix = np.zeros((len(places), len(self), self.n))
-        for index in np.unique(owner):
-            mine = owner == index
-            local = (places[mine] - self.edges[index]) / self.lengths[index]
-            matrix[mine, index] = interpolation_matrix(self.n, local)
-        return matrix.reshape(len(places), len(self) * self.n)
+        return _sampling_matrix(self, tuple(np.asarray(places, dtype=float).tolist()))
 
     def split(self, is_split: np.ndarray) -> "Mesh":
         """Returns the mesh with the elements where `is_split` (E,) cut in two."""
         middles = [0.5 * (a + b) for a, b, cut in zip(self.edges, self.edges[1:], is_split, strict=False) if cut]
         return Mesh(tuple(sorted({*self.edges, *middles})), self.n)
+
+
+@lru_cache(maxsize=256)
+def _sampling_matrix(mesh: Mesh, places: tuple[float, ...]) -> np.ndarray:
+    places = np.array(places)
+    owner = np.clip(np.searchsorted(mesh.edges, places) - 1, 0, len(mesh) - 1)
+    matrix = np.zeros((len(places), len(mesh), mesh.n))
+    for index in np.unique(owner):
+        mine = owner == index
+        local = (places[mine] - mesh.edges[index]) / mesh.lengths[index]
+        matrix[mine, index] = interpolation_matrix(mesh.n, local)
+    return matrix.reshape(len(places), len(mesh) * mesh.n)

@@ -66,19 +66,23 @@ def fixed_point(sweep: Callable[[np.ndarray], np.ndarray], guess: np.ndarray, to
 
     Each trajectory stops by its own measure, so that it does not depend on the others of its batch.
     """
-    x, is_closed = guess, np.zeros((guess.shape[1], 1), dtype=bool)
+    x, is_closed, difference = guess, np.zeros((guess.shape[1], 1), dtype=bool), np.empty_like(guess)
     for count in range(1, PICARD_SWEEPS + 1):
         new = sweep(x)
         if is_closed.any():
             np.copyto(new, x, where=is_closed)
         if count % WATCH_EVERY == 0:
-            change = np.abs(new - x).max(axis=0).max(axis=-1, keepdims=True)
-            size = np.abs(new).max(axis=0).max(axis=-1, keepdims=True)
+            np.subtract(new, x, out=difference)
+            change, size = (_largest(values, difference) for values in (difference, new))
             is_closed |= change <= tolerance * size
             if is_closed.all():
                 return new
         x = new
     return np.where(is_closed, x, np.nan)
+
+
+def _largest(values: np.ndarray, buffer: np.ndarray) -> np.ndarray:
+    return np.abs(values, out=buffer).max(axis=0).max(axis=-1, keepdims=True)
 
 
 def general(right_hand_side: Callable) -> Form:
@@ -100,12 +104,16 @@ def general(right_hand_side: Callable) -> Form:
 
 
 def _relaxation(element: Element, rate: np.ndarray) -> Callable[[np.ndarray, np.ndarray], np.ndarray]:
-    """Returns the solver of x′ = rate x + inflow: (x₀, inflow) → e^{rate s} (x₀ + ∫ e^{−rate s} inflow)."""
+    """Returns the solver of x′ = rate x + inflow: (x₀, inflow) → e^{rate s} (x₀ + ∫ e^{−rate s} inflow).
+
+    It overwrites the inflow.
+    """
     growth = np.exp(rate * element.elapsed)
     decay = 1 / growth
 
     def relax(start: np.ndarray, inflow: np.ndarray) -> np.ndarray:
-        result = element.integrate(decay * inflow)
+        inflow *= decay
+        result = element.integrate(inflow)
         result += start
         result *= growth
         return result

@@ -16,6 +16,9 @@ from data.families import FAMILIES, Family
 from data.forms import Form, Parameters, general
 from data.stepping import Interval, advance, from_history, largest, refine, tails
 
+# The judge of one resolution: values on the grid before and now, tails -> errors, and which are done, each (R,).
+Judge = Callable[[np.ndarray, np.ndarray, np.ndarray], tuple[np.ndarray, np.ndarray]]
+
 logger = logging.getLogger(__name__)
 
 TOLERANCE = 2e-13  # of `solve`, for tails: a few times what rounding leaves there
@@ -24,12 +27,14 @@ SHORTEST = 1e-11  # elements this short, in delays, count as resolved: they hold
 MOST_ELEMENTS = 4096
 MOST_HISTORY_ELEMENTS = 256
 
-BLOCK = 32  # trajectories solved at once: always as many, so that the arithmetic of one never depends on the others
+WIDTH = 32  # trajectories solved at once: always as many, so that the arithmetic of one never depends on the others
+NARROW = 8  # of them, from the second refinement on: few get there
 TAIL = 1e-6  # largest tail that a batch leaves alone: a bound at the worst place of the worst element, not an L2 error
 DIFFERENCE = 2e-8  # largest relative L2 difference from the coarser resolution
 ROUGH_TAIL = 1e-3  # largest tail of a solution that only has to be judged
-ROUGH_TOLERANCE = 1e-5  # of its iterations
+BATCH_TOLERANCE, ROUGH_TOLERANCE = 1e-10, 1e-4  # of iterations, in batches and in what is only judged
 LEVELS = 5  # resolutions that a batch tries after the coarsest, each with twice the elements of the one before
+ROUGH_LEVELS = 2
 
 
 def solve(
@@ -151,7 +156,10 @@ def _evaluate(family: Family, history: Callable[[np.ndarray], np.ndarray], times
 
 @dataclass(frozen=True)
 class Piece:
-    """Solved trajectories that share a mesh: which they are, and their intervals (K, E · n, rows, C)."""
+    """Solved trajectories that share a mesh: which they are (R,), and their intervals (K, E · n, W ≥ R, C).
+
+    Beyond R they repeat: the width W is fixed, so that the arithmetic of one never depends on the others.
+    """
 
     form: Form
     mesh: Mesh
@@ -159,47 +167,56 @@ class Piece:
     values: np.ndarray
 
     def at(self, places: np.ndarray) -> np.ndarray:
-        """Returns the solved variable at places in [0, 1] of every interval, (K, len(places), rows, C)."""
-        matrix, (n_intervals, n_nodes, n_rows, channels) = self.mesh.sampling_matrix(places), self.values.shape
-        result = np.empty((n_intervals, len(places), n_rows, channels))
-        for first in range(0, n_rows, BLOCK):
-            block = self.values[:, :, first : first + BLOCK]
-            padded = np.resize(np.arange(block.shape[2]), BLOCK)
-            values = matrix @ block[:, :, padded].reshape(n_intervals, n_nodes, -1)
-            values = values.reshape(n_intervals, len(places), BLOCK, channels)
-            result[:, :, first : first + BLOCK] = values[:, :, : block.shape[2]]
-        return result
+        """Returns the solved variable at places in [0, 1] of every interval, (K, len(places), W, C)."""
+        n_intervals, n_nodes, *shape = self.values.shape
+        values = self.mesh.sampling_matrix(places) @ self.values.reshape(n_intervals, n_nodes, -1)
+        return values.reshape(n_intervals, len(places), *shape)
 
     def sample(self, points_per_delay: int) -> np.ndarray:
-        """Returns the values on the stored grid, (rows, KM, C)."""
-        values = self.at(np.arange(1, points_per_delay + 1) / points_per_delay)
-        n_intervals, _, n_rows, channels = values.shape
-        values = values.reshape(n_intervals * points_per_delay, n_rows, channels).swapaxes(0, 1)
-        return self.form.decode(np.ascontiguousarray(values))
+        """Returns the solution at t = jτ/M, j = 1 … KM, as (R, KM, C)."""
+        values = self.form.decode(self.at(np.arange(1, points_per_delay + 1) / points_per_delay))
+        return values.reshape(-1, *values.shape[2:]).swapaxes(0, 1)[: len(self.rows)]
 
-    def only(self, is_kept: np.ndarray) -> "Piece":
-        """Returns the trajectories where `is_kept` (rows,)."""
-        return Piece(self.form, self.mesh, self.rows[is_kept], self.values[:, :, is_kept])
+    def ending(self, index: int) -> "Ending":
+        """Returns the last interval of the trajectory rows[index]."""
+        return Ending(self.form, self.mesh, self.values[-1, :, index].copy())
+
+
+@dataclass(frozen=True)
+class Ending:
+    """The last interval of a solution, values (E · n, C), as the history of what follows."""
+
+    form: Form
+    mesh: Mesh
+    values: np.ndarray
+
+    def __call__(self, s: np.ndarray) -> np.ndarray:
+        """Returns the solution at scaled times s in [−1, 0] (H,), as (H, C)."""
+        return self.form.decode(self.mesh.sampling_matrix(s + 1) @ self.values)
+
+
+def _regroup(pieces: Sequence[tuple[Piece, np.ndarray]], width: int) -> list[Piece]:
+    """Returns the trajectories where `is_kept` (R,) of all pieces, in pieces of one width."""
+    if all(is_kept.all() and piece.values.shape[2] == width for piece, is_kept in pieces):
+        return [piece for piece, _ in pieces]
+    form, mesh = pieces[0][0].form, pieces[0][0].mesh
+    rows = np.concatenate([piece.rows[is_kept] for piece, is_kept in pieces])
+    values = np.concatenate([piece.values[:, :, np.flatnonzero(is_kept)] for piece, is_kept in pieces], axis=2)
+    groups = np.split(np.arange(len(rows)), range(width, len(rows), width)) if len(rows) else []
+    return [Piece(form, mesh, rows[mine], values[:, :, np.resize(mine, width)]) for mine in groups]
 
 
 @dataclass(frozen=True)
 class BatchSolution:
-    """N solved trajectories over K delays.
+    """N solved trajectories over K delays: values at t = jτ/M, j = 1 … KM, (N, KM, C), and their last intervals.
 
     `error` (N,) is each one's relative L2 difference from the next coarser resolution, hence an upper estimate. It is
     inf where a solution leaves the floating-point range or no resolution was fine enough to hold it.
     """
 
-    pieces: Sequence[Piece]
+    values: np.ndarray
     error: np.ndarray
-
-    def sample(self, points_per_delay: int) -> np.ndarray:
-        """Returns the values at t = jτ/M, j = 1 … KM, as (N, KM, C)."""
-        n_intervals, _, _, channels = self.pieces[0].values.shape
-        grid = np.empty((len(self.error), n_intervals * points_per_delay, channels))
-        for piece in self.pieces:
-            grid[piece.rows] = piece.sample(points_per_delay)
-        return grid
+    endings: Sequence[Ending]
 
 
 @dataclass(frozen=True)
@@ -212,41 +229,50 @@ class Problems:
     params: np.ndarray
     n_intervals: int
 
-    def solve_block(
-        self, form: Form, mesh: Mesh, rows: np.ndarray, guess: np.ndarray | None
-    ) -> tuple[np.ndarray, np.ndarray]:
-        """Returns the intervals of some trajectories, (K, E · n, rows, C), and their largest relative tails (rows,)."""
-        fill = np.resize(np.arange(len(rows)), BLOCK)
-        padded = rows[fill]
-        delay = self.tau[padded, None]
-        params = {name: self.params[padded, i, None] for i, name in enumerate(self.family.parameter_names)}
+    def solve(
+        self, form: Form, mesh: Mesh, rows: np.ndarray, width: int = WIDTH, coarse: Piece | None = None
+    ) -> tuple[Piece, np.ndarray]:
+        """Returns at most `width` trajectories on a mesh, and their largest relative tails (R,).
+
+        `coarse` is the same trajectories on another mesh: what iterations begin with.
+        """
+        guess = None if coarse is None else coarse.at(mesh.places)
+        fill = np.resize(np.arange(len(rows)), width)
+        delay = self.tau[rows[fill], None]
+        params = {name: self.params[rows[fill], i, None] for i, name in enumerate(self.family.parameter_names)}
         history = np.stack([self.histories[row](mesh.places - 1) for row in rows], axis=1)
         last = from_history(form, mesh, history[:, fill])
-        size, tail, intervals = largest(last), np.zeros(BLOCK), []
+        values = np.empty((self.n_intervals, *history.shape[:1], width, self.family.channels))
+        size, tail = largest(last), np.zeros(width)
         for k in range(self.n_intervals):
-            begin = None if guess is None else guess[k][:, fill].reshape(last.values.shape)
+            begin = None if guess is None else guess[k].reshape(last.values.shape)
             last = advance(form, mesh, last, delay, params, begin)
             size = np.maximum(size, largest(last))
             tail = np.maximum(tail, tails(form, mesh, last, size).max(axis=0))
-            intervals.append(last.values.reshape(-1, *last.values.shape[2:])[:, : len(rows)])
-        return np.stack(intervals), tail[: len(rows)]
+            values[k] = last.values.reshape(values.shape[1:])
+        return Piece(form, mesh, rows, values), tail[: len(rows)]
 
-    def solve(self, form: Form, mesh: Mesh, rows: np.ndarray, coarse: Piece | None = None) -> tuple[Piece, np.ndarray]:
-        """Returns some trajectories on a mesh, and their largest relative tails; `coarse` is what they begin with."""
-        guess = None if coarse is None else coarse.at(mesh.places)
-        blocks = []
-        for first in range(0, len(rows), BLOCK):
-            mine = slice(first, first + BLOCK)
-            blocks.append(self.solve_block(form, mesh, rows[mine], None if guess is None else guess[:, :, mine]))
-        values, tail = zip(*blocks, strict=True)
-        return Piece(form, mesh, rows, np.concatenate(values, axis=2)), np.concatenate(tail)
-
-
-def _resolutions(family: Family) -> tuple[Form, list[Mesh]]:
-    """Returns the form that solves a family and its meshes, from the coarsest to LEVELS finer ones."""
-    form = family.special_form or general(family.right_hand_side)
-    n, n_elements = form.meshes[1]
-    return form, [Mesh.uniform(*form.meshes[0]), *(Mesh.uniform(n, n_elements * 2**level) for level in range(LEVELS))]
+    def solve_all(self, form: Form, levels: int, points_per_delay: int, judge: Judge) -> BatchSolution:
+        """Returns all of them, each on the first of the family's meshes where `judge` says that it is done."""
+        n_rows = len(self.histories)
+        values = np.full((n_rows, self.n_intervals * points_per_delay, self.family.channels), np.nan)
+        error, endings = np.full(n_rows, np.inf), [None] * n_rows
+        pending = [(rows, None) for rows in np.split(np.arange(n_rows), range(WIDTH, n_rows, WIDTH))]
+        n, n_elements = form.meshes[1]
+        finer = [Mesh.uniform(n, n_elements * 2**level) for level in range(levels)]
+        for mesh in [Mesh.uniform(*form.meshes[0]), *finer]:
+            width, left = NARROW if mesh in finer[1:] else WIDTH, []
+            for rows, coarse in pending:
+                piece, tail = self.solve(form, mesh, rows, width, coarse)
+                sampled = piece.sample(points_per_delay)
+                error[rows], is_done = judge(values[rows], sampled, tail)
+                values[rows] = sampled
+                is_done |= mesh is finer[-1]
+                for index in np.flatnonzero(is_done):
+                    endings[rows[index]] = piece.ending(index)
+                left.append((piece, ~is_done))
+            pending = [(piece.rows, piece) for piece in _regroup(left, NARROW if mesh in finer else WIDTH)]
+        return BatchSolution(values, np.where(np.isfinite(error), error, np.inf), endings)
 
 
 def solve_batch(
@@ -255,28 +281,23 @@ def solve_batch(
     tau: np.ndarray,
     params: np.ndarray,
     n_intervals: int,
+    points_per_delay: int | None = None,
 ) -> BatchSolution:
-    """Returns the solutions of N problems over `n_intervals` delays.
+    """Returns the solutions of N problems over `n_intervals` delays, on the family's grid or that of M points a delay.
 
     `histories` take scaled times s in [−1, 0] (H,) to values (H, C); `tau` is (N,), `params` (N, P). All are solved at
     the two resolutions of the family's form; those that differ, or whose tails have not decayed, are solved again with
     twice the elements until they agree. A trajectory's bytes depend on nothing but its own problem.
     """
+
+    def judge(coarse: np.ndarray, fine: np.ndarray, tail: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        difference = _relative_difference(coarse, fine)
+        return difference, (difference <= DIFFERENCE) & (tail <= TAIL)
+
     problems = Problems(family, histories, np.asarray(tau, float), np.asarray(params, float), n_intervals)
-    form, (coarsest, *meshes) = _resolutions(family)
-    pieces, error = [], np.full(len(histories), np.inf)
+    form = replace(family.special_form or general(family.right_hand_side), tolerance=BATCH_TOLERANCE)
     with np.errstate(all="ignore"):
-        coarse, _ = problems.solve(form, coarsest, np.arange(len(histories)))
-        for mesh in meshes:
-            fine, tail = problems.solve(form, mesh, coarse.rows, coarse)
-            difference = _relative_difference(*(piece.sample(family.points_per_delay) for piece in (coarse, fine)))
-            error[fine.rows] = difference
-            is_done = (difference <= DIFFERENCE) & (tail <= TAIL) | (mesh is meshes[-1])
-            pieces.append(fine.only(is_done))
-            coarse = fine.only(~is_done)
-            if is_done.all():
-                break
-    return BatchSolution(pieces, error)
+        return problems.solve_all(form, LEVELS, points_per_delay or family.points_per_delay, judge)
 
 
 def solve_roughly(
@@ -290,20 +311,14 @@ def solve_roughly(
 
     For judging draws: one resolution, the coarsest, except for those whose tails exceed ROUGH_TAIL there.
     """
+
+    def judge(_: np.ndarray, __: np.ndarray, tail: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        return tail, tail <= ROUGH_TAIL
+
     problems = Problems(family, histories, np.asarray(tau, float), np.asarray(params, float), n_intervals)
-    form, meshes = _resolutions(family)
-    form = replace(form, tolerance=ROUGH_TOLERANCE)
-    pieces, error, coarse = [], np.full(len(histories), np.inf), None
-    rows = np.arange(len(histories))
+    form = replace(family.special_form or general(family.right_hand_side), tolerance=ROUGH_TOLERANCE)
     with np.errstate(all="ignore"):
-        for mesh in meshes:
-            piece, error[rows] = problems.solve(form, mesh, rows, coarse)
-            is_done = (error[rows] <= ROUGH_TAIL) | (mesh is meshes[-1])
-            pieces.append(piece.only(is_done))
-            coarse, rows = piece.only(~is_done), rows[~is_done]
-            if is_done.all():
-                break
-    return BatchSolution(pieces, np.where(np.isfinite(error), error, np.inf))
+        return problems.solve_all(form, ROUGH_LEVELS, family.points_per_delay, judge)
 
 
 def _relative_difference(x: np.ndarray, reference: np.ndarray) -> np.ndarray:

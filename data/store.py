@@ -51,7 +51,7 @@ __all__ = [
     "write",
 ]
 
-CHUNK_VALUES = 16_384  # measured: 1000 ragged trajectories in 3.3 MB, 1000 random reads in 0.02 s
+CHUNK_VALUES = 16_384
 # A shape is only a claim: a file of 1.4 kB can declare 2 TB. Real trajectories compress less than tenfold.
 DECLARED_BYTES_FREE = 64 * 2**20
 DECLARED_BYTES_PER_FILE_BYTE = 100
@@ -102,7 +102,7 @@ def write(path: Path, dataset: Dataset, provenance: Provenance) -> str:
             file.attrs["solver"] = json.dumps(provenance.solver, sort_keys=True, allow_nan=False)
             file.attrs["rejections"] = provenance.rejections
             for name, array in arrays.items():
-                file.create_dataset(name, data=array, **_storage(array.shape))
+                file.create_dataset(name, data=array, **_storage(name, array.shape))
             file["params"].attrs["names"] = ",".join(dataset.parameter_names)
             file.attrs["sha256"] = digest
             file.flush()
@@ -204,13 +204,17 @@ def _publish(partial: Path, path: Path) -> None:
             os.replace(partial, path)
 
 
-def _storage(shape: tuple[int, ...]) -> dict[str, Any]:
-    """Returns the chunks and filters of a dataset: whole rows, about CHUNK_VALUES values, checksummed."""
+def _storage(name: str, shape: tuple[int, ...]) -> dict[str, Any]:
+    """Returns the chunks and filters of a dataset: whole rows, about CHUNK_VALUES values, checksummed.
+
+    Only `time` is compressed, tenfold: gzip takes a quarter off the digits of a solution, in ten times the time.
+    """
     if 0 in shape:
         return {}
     rows = max(1, CHUNK_VALUES // math.prod(shape[1:]))
     chunks = (min(rows, shape[0]), *shape[1:])
-    return {"chunks": chunks, "compression": "gzip", "compression_opts": 4, "shuffle": True, "fletcher32": True}
+    compression = {"compression": "gzip", "compression_opts": 4, "shuffle": True} if name == "time" else {}
+    return {"chunks": chunks, "fletcher32": True, **compression}
 
 
 def _fix(path: Path, problem: str) -> str:

@@ -6,7 +6,7 @@ draws shift another one. The horizon and the noise splits reuse the draws of val
 
 import json
 from collections.abc import Callable, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -20,7 +20,8 @@ from data.solver import BatchSolution, solve_batch, solve_roughly
 NOISE_LEVELS = (0.01, 0.05, 0.1)
 TRAINED_SHARE = 0.8  # of the range of the delay; test_tau has the rest
 MAX_ATTEMPTS = 100
-GENERATOR_VERSION = 1  # raised when equal settings give other numbers
+CHUNK = 128  # draws solved at once; of 1000 at once, half the time went into fresh memory
+GENERATOR_VERSION = 2  # raised when equal settings give other numbers
 
 
 @dataclass(frozen=True)
@@ -68,78 +69,73 @@ def base_split(split: str) -> str:
 
 
 def draw_split(family: Family, split: str, count: int, seed: int) -> list[Draw]:
-    """Returns the accepted draws of a split; raises ValueError when a family rejects nearly everything.
+    """Returns the accepted draws of a split; raises ValueError when a family rejects nearly everything."""
+    return _solved_draws(family, split, count, seed)[0]
 
-    `accept` judges twice the horizon for every split, so that a horizon split continues exactly its base split. Three
-    digits are enough to judge by.
-    """
-    purpose = base_split(split)
-    draws = [_draw(family, purpose, seed, index, 0) for index in range(count)]
-    pending = list(range(count)) if family.accept is not None else []
-    while pending:
-        solution = solve_draws(
-            family, [draws[index] for index in pending], _intervals(family, 2.0), method=solve_roughly
-        )
-        grid = np.linspace(-1, 0, family.points_per_delay + 1)
-        histories = np.stack([draws[index].history(grid) for index in pending])
-        accepted = family.accept(histories, solution.sample(family.points_per_delay))
-        pending = [index for index, is_good in zip(pending, accepted, strict=True) if not is_good]
+
+def _solved_draws(family: Family, split: str, count: int, seed: int) -> tuple[list[Draw], np.ndarray, np.ndarray]:
+    """Returns the accepted draws of a base split, their values over one horizon (N, KM, C), their errors (N,)."""
+    draws = [_draw(family, split, seed, index, 0) for index in range(count)]
+    values, error, is_accepted = _solve(family, draws, 1.0, is_judged=True)
+    pending = np.flatnonzero(~is_accepted)
+    while len(pending):
         for index in pending:
             attempt = draws[index].rejections + 1
             if attempt == MAX_ATTEMPTS:
                 raise ValueError(f"family {family.name}: rejects {MAX_ATTEMPTS} draws in a row; widen its `accept`")
-            draws[index] = _draw(family, purpose, seed, index, attempt)
-    return draws
+            draws[index] = _draw(family, split, seed, index, attempt)
+        again = [draws[index] for index in pending]
+        values[pending], error[pending], is_accepted = _solve(family, again, 1.0, is_judged=True)
+        pending = pending[~is_accepted]
+    return draws, values, error
+
+
+def _solve(
+    family: Family, draws: Sequence[Draw], factor: float, *, is_judged: bool = False
+) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Returns values (N, KM, C) float32 over `factor` horizons, errors (N,), and which draws are accepted (N,).
+
+    CHUNK draws at a time: float64 values of all would be the memory, and half the time, of what is made here.
+    """
+    n_intervals, parts = _intervals(family, factor), []
+    for first in range(0, len(draws), CHUNK):
+        chunk = draws[first : first + CHUNK]
+        solution = solve_draws(family, chunk, n_intervals)
+        is_accepted = _accept(family, chunk, solution) if is_judged else np.ones(len(chunk), bool)
+        parts.append((solution.values.astype(np.float32), solution.error, is_accepted))
+    values, error, is_accepted = (np.concatenate(part) for part in zip(*parts, strict=True))
+    return values, error, is_accepted
+
+
+def _accept(family: Family, draws: Sequence[Draw], solution: BatchSolution) -> np.ndarray:
+    """Returns which draws a family accepts, (N,), given their solution over one horizon.
+
+    It judges twice the horizon for every split, so that a horizon split continues exactly its base split. Three digits
+    are enough to judge the second half by; where the first could not be solved, it is nan.
+    """
+    if family.accept is None:
+        return np.ones(len(draws), bool)
+    points, is_solved = family.points_per_delay, np.isfinite(solution.error)
+    n_more = _intervals(family, 2.0) - _intervals(family, 1.0)
+    beyond = np.full((len(draws), n_more * points, family.channels), np.nan)
+    continued = [replace(draws[index], history=solution.endings[index]) for index in np.flatnonzero(is_solved)]
+    if continued:
+        beyond[is_solved] = solve_draws(family, continued, n_more, method=solve_roughly).values
+    histories = _on_grid(family, draws)
+    return np.asarray(family.accept(histories, np.concatenate([solution.values, beyond], axis=1)), bool)
 
 
 def make_split(family: Family, split: str, count: int, seed: int) -> MadeSplit:
     """Returns the solved trajectories of a split made of `count` draws."""
-    draws = draw_split(family, split, count, seed)
-    rejections = 0 if split != base_split(split) else sum(draw.rejections for draw in draws)
-    source = level = None
-    if split in NOISE_SPLITS:
-        source = np.repeat(np.arange(count), len(NOISE_LEVELS))
-        level = np.tile(NOISE_LEVELS, count)
-        draws = [_disturb(family, split, seed, draws[i], i, size) for i, size in zip(source, level, strict=True)]
-    factor = 2.0 if split.endswith("_horizon") else 1.0
-    return _lay_out(family, split, draws, factor, rejections, source, level)
-
-
-def _lay_out(
-    family: Family,
-    split: str,
-    draws: Sequence[Draw],
-    factor: float,
-    rejections: int,
-    source: np.ndarray | None,
-    level: np.ndarray | None,
-) -> MadeSplit:
-    """Solves the draws over `factor` horizons and puts them on the stored grid."""
-    points, horizon = family.points_per_delay, factor * family.horizon
-    tau = np.array([draw.tau for draw in draws])
-    steps = step_counts(tau, points, horizon, family.horizon_unit)
-    solution = solve_draws(family, draws, _intervals(family, factor))
-    values = solution.sample(points)  # (N, n_intervals M, C)
-    grid = np.linspace(-1, 0, points + 1)
-    params = {p.name: np.array([draw.params[p.name] for draw in draws]) for p in family.parameters}
-    dataset = Dataset(
-        family=family.name,
-        split=split,
-        points_per_delay=points,
-        horizon=horizon,
-        horizon_unit=family.horizon_unit,
-        traits=family.traits,
-        parameter_names=tuple(params),
-        history=np.stack([draw.history(grid) for draw in draws]).astype(np.float32),
-        tau=tau,
-        params=np.stack([*params.values()], axis=1) if params else np.zeros((len(draws), 0)),
-        offsets=np.concatenate([[0], np.cumsum(steps)]),
-        solution=np.concatenate([row[:n] for row, n in zip(values, steps, strict=True)]).astype(np.float32),
-        source=source,
-        level=level,
-        scaled=family.scaled(params, tau) if family.scaled is not None else None,
-    )
-    error = np.asarray(solution.error)
+    draws, values, error = _solved_draws(family, base_split(split), count, seed)
+    rejections, factor, source, level = sum(draw.rejections for draw in draws), 1.0, None, None
+    if split != base_split(split):
+        rejections, factor = 0, 2.0 if split.endswith("_horizon") else 1.0
+        if split in NOISE_SPLITS:
+            source = np.repeat(np.arange(count), len(NOISE_LEVELS))
+            level = np.tile(NOISE_LEVELS, count)
+            draws = [_disturb(family, split, seed, draws[i], i, size) for i, size in zip(source, level, strict=True)]
+        values, error, _ = _solve(family, draws, factor)
     if not np.isfinite(error).all():
         lost = int(np.flatnonzero(~np.isfinite(error))[0])
         raise ValueError(
@@ -151,7 +147,46 @@ def _lay_out(
         "largest_error": float(error.max()),
         "median_error": float(np.median(error)),
     }
-    return MadeSplit(dataset, rejections, solver)
+    return MadeSplit(_lay_out(family, split, draws, values, factor, source, level), rejections, solver)
+
+
+def _on_grid(family: Family, draws: Sequence[Draw]) -> np.ndarray:
+    """Returns the histories on the stored grid, (N, M+1, C)."""
+    return np.stack([draw.history(np.linspace(-1, 0, family.points_per_delay + 1)) for draw in draws])
+
+
+def _lay_out(
+    family: Family,
+    split: str,
+    draws: Sequence[Draw],
+    values: np.ndarray,
+    factor: float,
+    source: np.ndarray | None,
+    level: np.ndarray | None,
+) -> Dataset:
+    """Returns the values (N, KM, C) of the draws, cut to `factor` horizons, and what belongs to them."""
+    points, horizon = family.points_per_delay, factor * family.horizon
+    tau = np.array([draw.tau for draw in draws])
+    steps = step_counts(tau, points, horizon, family.horizon_unit)
+    params = {p.name: np.array([draw.params[p.name] for draw in draws]) for p in family.parameters}
+    is_kept = np.arange(values.shape[1]) < steps[:, None]
+    return Dataset(
+        family=family.name,
+        split=split,
+        points_per_delay=points,
+        horizon=horizon,
+        horizon_unit=family.horizon_unit,
+        traits=family.traits,
+        parameter_names=tuple(params),
+        history=_on_grid(family, draws).astype(np.float32),
+        tau=tau,
+        params=np.stack([*params.values()], axis=1) if params else np.zeros((len(draws), 0)),
+        offsets=np.concatenate([[0], np.cumsum(steps)]),
+        solution=values.reshape(-1, family.channels) if is_kept.all() else values[is_kept],
+        source=source,
+        level=level,
+        scaled=family.scaled(params, tau) if family.scaled is not None else None,
+    )
 
 
 def _draw(family: Family, purpose: str, seed: int, index: int, attempt: int) -> Draw:
@@ -176,13 +211,9 @@ def _intervals(family: Family, factor: float) -> int:
 
 
 def solve_draws(
-    family: Family,
-    draws: Sequence[Draw],
-    n_intervals: int,
-    stretch: float = 1.0,
-    method: Callable[..., BatchSolution] = solve_batch,
+    family: Family, draws: Sequence[Draw], n_intervals: int, *, method: Callable[..., BatchSolution] = solve_batch
 ) -> BatchSolution:
-    """Returns the solutions of draws over whole delays, with every delay multiplied by `stretch`."""
-    tau = stretch * np.array([draw.tau for draw in draws])
+    """Returns the solutions of draws over whole delays."""
+    tau = np.array([draw.tau for draw in draws])
     params = np.array([[draw.params[p.name] for p in family.parameters] for draw in draws])
     return method(family, [draw.history for draw in draws], tau, params, n_intervals)

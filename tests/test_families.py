@@ -64,7 +64,7 @@ def test_accept_rejects_neutral_solutions_that_outgrow_their_history() -> None:
     histories = [family.history.draw(stream) for stream in streams]
     params = np.array([[parameter.draw(stream) for parameter in family.parameters] for stream in streams])
     tau = np.array([stream.uniform(*family.tau) for stream in streams])
-    grid = solve_batch(family, histories, tau, params, 20).sample(family.points_per_delay)
+    grid = solve_batch(family, histories, tau, params, 20).values
     past = np.stack([history(np.linspace(-1, 0, family.points_per_delay + 1)) for history in histories])
     is_accepted = family.accept(past, grid)
     growth = np.abs(grid).max(axis=(1, 2)) / np.abs(past).max(axis=(1, 2))

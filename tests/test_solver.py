@@ -12,7 +12,7 @@ from data.chebyshev import Mesh
 from data.families import Family
 from data.forms import general
 from data.randomness import generator
-from data.solver import Problems, solve_batch
+from data.solver import Problems, solve_batch, solve_roughly
 from tests.problems import (
     IKEDA,
     NEUTRAL_LOGISTIC,
@@ -122,7 +122,7 @@ def test_batch_agrees_with_solve_and_knows_its_error(family: Family) -> None:
         family = replace(family, history=replace(family.history, is_positive=True, offset=(0.8, 1.2), amplitude=0.1))
     histories, tau, params = draws(family, 12)
     solution = solve_batch(family, histories, tau, params, 10)
-    grid = solution.sample(family.points_per_delay)
+    grid = solution.values
     assert grid.shape == (12, 10 * family.points_per_delay, family.channels)
     for index in (0, 5, 11):
         values = dict(zip(family.parameter_names, params[index], strict=True))
@@ -139,11 +139,12 @@ def test_worst_of_many_trajectories_is_right(name: str) -> None:
     family, n = FAMILIES[name], 40 if name == "reaction_diffusion" else 200
     histories, tau, params = draws(family, n, is_rough=name != "reaction_diffusion")
     n_intervals = 20 if name == "mackey" else 10
-    grid = solve_batch(family, histories, tau, params, n_intervals).sample(family.points_per_delay)
+    grid = solve_batch(family, histories, tau, params, n_intervals).values
     nodes, elements = family.special_form.meshes[1]
     problems = Problems(family, histories, tau, params, n_intervals)
+    mesh = Mesh.uniform(nodes, 8 * elements)
     with np.errstate(all="ignore"):
-        fine, _ = problems.solve(family.special_form, Mesh.uniform(nodes, 8 * elements), np.arange(n))
+        fine, _ = problems.solve(family.special_form, mesh, np.arange(n), width=n)
     errors = [relative_error(x, y) for x, y in zip(grid, fine.sample(family.points_per_delay), strict=True)]
     assert max(errors) <= 1e-7
 
@@ -152,10 +153,10 @@ def test_worst_of_many_trajectories_is_right(name: str) -> None:
 def test_batch_does_not_mix_trajectories(name: str) -> None:
     family = FAMILIES[name]
     histories, tau, params = draws(family, 40)
-    whole = solve_batch(family, histories, tau, params, 4).sample(family.points_per_delay)
+    whole = solve_batch(family, histories, tau, params, 4).values
     order = np.random.default_rng(0).permutation(40)[:23]
     part = solve_batch(family, [histories[i] for i in order], tau[order], params[order], 4)
-    assert np.array_equal(part.sample(family.points_per_delay), whole[order])
+    assert np.array_equal(part.values, whole[order])
 
 
 def test_batch_marks_solutions_that_leave_the_floating_point_range() -> None:
@@ -165,6 +166,20 @@ def test_batch_marks_solutions_that_leave_the_floating_point_range() -> None:
     histories[1] = lambda s: np.full((len(s), 1), 5.0)
     error = solve_batch(family, histories, tau, params, 3).error
     assert error[0] == 0 and error[1] == np.inf
+
+
+@pytest.mark.parametrize("family", [FAMILIES["neutral"], FAMILIES["reaction_diffusion"], IKEDA], ids=lambda f: f.name)
+def test_rough_solution_goes_on_from_the_end_of_another(family: Family) -> None:
+    """As `accept` sees it: the second half, solved to three digits from the last interval of the first."""
+    histories, tau, params = draws(family, 40)
+    whole = solve_batch(family, histories, tau, params, 8).values
+    first = solve_batch(family, histories, tau, params, 5)
+    assert np.abs(whole[:, : 5 * family.points_per_delay] - first.values).max() <= 1e-7
+    second = solve_roughly(family, first.endings, tau, params, 3)
+    errors = [relative_error(x, y) for x, y in zip(second.values, whole[:, first.values.shape[1] :], strict=True)]
+    assert max(errors) <= 1e-3
+    alone = solve_roughly(family, [first.endings[7]], tau[[7]], params[[7]], 3)
+    assert np.array_equal(alone.values[0], second.values[7])
 
 
 def test_thousand_trajectories_take_little_time() -> None:

@@ -17,7 +17,7 @@ MOST_WORKERS = 1024
 LONGEST_NAME = 120  # bytes of a study's name, which becomes part of file names
 SEARCH_TYPES = ("grid", "random", "bayesian")
 SAMPLERS = ("tpe", "gp", "cmaes", "random")
-PRUNERS = ("hyperband", "median", "none")
+PRUNERS = ("hyperband", "median", "promote", "none")
 DESCRIPTION = """\
 Search hyperparameters of delay neural operators. The same command again goes on where the last one ended.
 
@@ -175,7 +175,9 @@ def _add_study_flags(parser: argparse.ArgumentParser) -> None:
     what.add_argument(
         "--sampler", choices=SAMPLERS, default=None, help="of a bayesian search, by Optuna's name (default: tpe)"
     )
-    what.add_argument("--pruner", choices=PRUNERS, default="hyperband", help="what stops bad trials early")
+    what.add_argument(
+        "--pruner", choices=PRUNERS, default="hyperband", help="what stops bad trials early, or pauses them (promote)"
+    )
     what.add_argument(
         "--warm_start",
         type=Path,
@@ -318,6 +320,8 @@ def parse_arguments(arguments: Sequence[str]) -> Options:
         parser.error("argument --sampler: goes with --search_type bayesian")
     if values["sampler"] == "cmaes" and len(objectives) > 1:
         parser.error("argument --sampler: cmaes takes one objective; tpe and gp take several")
+    if values["pruner"] == "promote" and values["max_seconds"] is not None:
+        parser.error("argument --pruner: promote compares trials at equal epochs; leave out --max_seconds")
     verbosity = values.pop("verbose") - values.pop("quiet")
     if values["wandb_entity"] in ("None", "none", ""):
         values["wandb_entity"] = None

@@ -20,6 +20,7 @@ from data.schema import REQUIRED_SPLITS, dataset_path
 from hyperparameter_config import SEARCH_SPACES, Choice, Range, check_names, parse_space, restrict
 from search.command_line import Options
 from search.objectives import OBJECTIVES
+from search.promotion import rungs
 from search.sampling import derived_seed, grid_cells, snap
 from search.storage import refuse_differences, stored_fingerprint
 from search.warm_start import warm_starts
@@ -76,6 +77,11 @@ class StudyPlan:
         if self.origin is not None:
             return derived_seed(self.seed, f"confirmation of slot {self.origin}", slot)
         return derived_seed(self.seed, "training", slot)
+
+    def rungs(self) -> tuple[int, ...]:
+        """The epochs at which trials pause; a confirmation trains by the same schedule, and does not."""
+        pauses = self.pruner == "promote" and self.search_type != "grid" and self.is_reported()
+        return rungs(self.max_epochs) if pauses else ()
 
     def is_reported(self) -> bool:
         """Whether the study hears of errors while trials train; Optuna takes none of several objectives."""

@@ -85,7 +85,7 @@ def _check(path: Path, config: RunConfig, data: FamilyData) -> None:
     try:
         own, _ = model_trainer.split_hyperparameters(config.model, config.hyperparameters)
         dno.check_hyperparameters(config.model, own, model_trainer.operator_spec(data))
-        model_trainer.Limits(config.max_epochs, config.patience, config.max_seconds)
+        model_trainer.Limits(config.max_epochs, config.patience, config.max_seconds, tuple(config.rungs))
     except (ValueError, TypeError) as error:
         raise ValueError(f"{path / 'config.json'}: {error}; mend it, or name another run folder") from error
 

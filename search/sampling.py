@@ -74,6 +74,16 @@ def n_good_trials(n_trials: int) -> int:
     return math.ceil(math.sqrt(n_trials))
 
 
+def _furthest_best(study: optuna.Study, trials: list[FrozenTrial]) -> dict[str, object] | None:
+    """The parameters of the best complete trial or, before there is one, of the best pruned one that came furthest."""
+    if len(study.directions) > 1:
+        return None
+    if any(t.state == TrialState.COMPLETE for t in trials):
+        return study.best_trial.params
+    pruned = [t for t in trials if t.state == TrialState.PRUNED and t.intermediate_values]
+    return min(pruned, key=lambda t: (-t.last_step, t.intermediate_values[t.last_step])).params if pruned else None
+
+
 class NearBest(TPESampler):
     """TPE that changes one parameter of the best trial so far: a float as TPE draws it, any other to a value beside.
 
@@ -88,8 +98,8 @@ class NearBest(TPESampler):
     def infer_relative_search_space(self, study: optuna.Study, trial: FrozenTrial) -> dict[str, BaseDistribution]:
         space = super().infer_relative_search_space(study, trial)
         trials = study.get_trials(deepcopy=False)
-        if len(study.directions) == 1 and any(t.state == TrialState.COMPLETE for t in trials):
-            best = study.best_trial.params
+        best = _furthest_best(study, trials)
+        if best is not None:
             self._kept = self._step(space, best, trials) if set(space) <= set(best) else {}
         return {name: entry for name, entry in space.items() if name not in self._kept}
 
@@ -146,7 +156,7 @@ def sampler(search_type: str, seed: int, slot: int, kind: str = "tpe", attempt: 
 def pruner(max_epochs: int, kind: str = "hyperband") -> BasePruner:
     """The pruner of this kind over epochs; none where there are too few of them to judge by."""
     earliest = max(EARLIEST_EPOCH, max_epochs // REDUCTION**RUNGS)
-    if kind == "none" or earliest >= max_epochs:
+    if kind in ("none", "promote") or earliest >= max_epochs:
         return NopPruner()
     if kind == "median":
         return MedianPruner(n_startup_trials=MEDIAN_OF, n_warmup_steps=earliest - 1)

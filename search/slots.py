@@ -8,7 +8,7 @@ import contextlib
 import logging
 import os
 import socket
-from collections.abc import Callable, Collection
+from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass, field
 
 import optuna
@@ -20,6 +20,7 @@ logger = logging.getLogger(__name__)
 MAX_REPEATS = 5  # a slot whose trials are killed is tried again this often
 
 FAILED, KILLED, INTERRUPTED, ERROR, WITHDRAWN = "failed", "killed", "interrupted", "error", "withdrawn"
+PRUNED = "pruned"
 
 
 class SlotLost(Exception):
@@ -96,10 +97,18 @@ def report_all(trial: optuna.Trial, values: dict[int, float]) -> None:
 
 
 def is_finished(trial: FrozenTrial) -> bool:
-    """Whether this trial finishes its slot."""
+    """Whether this trial finishes its slot, unless it was pruned and goes on."""
     if trial.state in (TrialState.COMPLETE, TrialState.PRUNED):
         return True
     return trial.state == TrialState.FAIL and trial.user_attrs.get("end") == FAILED
+
+
+def finisher(trials: Sequence[FrozenTrial]) -> FrozenTrial | None:
+    """The trial of a slot that finishes it, of all its trials, oldest first. A pruned one that goes on does not."""
+    for trial in trials:
+        if is_finished(trial) and (trial.state != TrialState.PRUNED or trial is trials[-1]):
+            return trial
+    return None
 
 
 def trials_by_slot(study: optuna.Study) -> dict[int, list[FrozenTrial]]:
@@ -113,7 +122,7 @@ def trials_by_slot(study: optuna.Study) -> dict[int, list[FrozenTrial]]:
 
 def finished_trials(study: optuna.Study, n_slots: int | None = None) -> list[FrozenTrial]:
     """The trial that finished each slot, in the order of the slots."""
-    chosen = {slot: next((t for t in trials if is_finished(t)), None) for slot, trials in trials_by_slot(study).items()}
+    chosen = {slot: finisher(trials) for slot, trials in trials_by_slot(study).items()}
     return [chosen[s] for s in sorted(chosen) if chosen[s] is not None and (n_slots is None or s < n_slots)]
 
 
@@ -129,7 +138,7 @@ def record_end(study: optuna.Study, number: int, end: TrialEnd) -> None:
         if end.status == "complete":
             study.tell(number, list(end.values or ()))
         else:
-            study.tell(number, state=TrialState.PRUNED if end.status == "pruned" else TrialState.FAIL)
+            study.tell(number, state=TrialState.PRUNED if end.status == PRUNED else TrialState.FAIL)
 
 
 def reconcile(
@@ -139,23 +148,28 @@ def reconcile(
     adopt: Callable[[FrozenTrial], TrialEnd | None],
     mark: str = KILLED,
     living_hosts: Collection[str] = (),
+    promoted: Callable[[dict[int, list[FrozenTrial]]], list[int]] = lambda slots: [],
 ) -> Tally:
     """Makes the study agree with the world; call it under the guard lock.
 
     A RUNNING trial whose owner is dead is adopted when `adopt` finds its complete result, else it ends as `mark`. Then
     every slot without a waiting, running or finished trial is enqueued again, with its last parameters where it had
-    any, else with `parameters(slot)`; an empty dict means that the sampler chooses.
+    any, else with `parameters(slot)`; an empty dict means that the sampler chooses. So are those that are `promoted`:
+    paused ones that go on.
     """
     for trial in study.get_trials(deepcopy=False, states=(TrialState.RUNNING,)):
         if not is_alive(trial.user_attrs.get("owner"), living_hosts):
             _bury(study, trial, adopt(trial), mark)
     _withdraw(study, n_slots)
     slots = trials_by_slot(study)
+    for slot in promoted(slots):
+        _enqueue(study, slot, slots[slot], parameters)
+        slots = trials_by_slot(study)
     finished = running = waiting = 0
     for slot in range(n_slots):
         trials = slots.get(slot, [])
         states = {trial.state for trial in trials}
-        if any(is_finished(trial) for trial in trials):
+        if finisher(trials) is not None:
             finished += 1
         elif TrialState.RUNNING in states:
             running += 1
@@ -226,6 +240,6 @@ def _enqueue(
         attributes["attempt"] = last.get("attempt", 0) + (last.get("end") == KILLED)
         if last.get("sampled"):
             values = dict(trials[-1].params)
-        if last.get("run_folder") and last.get("end") in (KILLED, INTERRUPTED):
+        if last.get("run_folder") and last.get("end") in (KILLED, INTERRUPTED, PRUNED):
             attributes["run_folder"] = last["run_folder"]  # its training goes on from its last checkpoint
     study.enqueue_trial(values, user_attrs=attributes)

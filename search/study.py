@@ -3,10 +3,11 @@
 import contextlib
 import logging
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import optuna
+from optuna.trial import FrozenTrial
 from tqdm.contrib.logging import logging_redirect_tqdm
 
 from data.batches import FamilyData
@@ -17,7 +18,7 @@ from search.interruption import Interruption
 from search.leaderboard import Row, Times, format_leaderboard, leaderboard_rows, next_commands
 from search.plan import StudyPlan, estimated_hours
 from search.progress import Display
-from search.slots import StorageLost, finished_trials
+from search.slots import StorageLost, finished_trials, trials_by_slot
 from search.storage import search_lock, signs_of_life
 from search.trials import Bench, TrialCrash, open_bench
 from search.winner import keep_winner
@@ -79,7 +80,6 @@ def search_study(
         settings = WandbSettings(options.wandb_mode, options.wandb_project, options.wandb_entity, options.results_dir)
         bench = open_bench(plan, options, choose_wandb_mode(settings), data)
         settle(bench)
-        ended_before = {trial.number for trial in bench.study.get_trials(deepcopy=False) if trial.state.is_finished()}
         confirmed: dict[int, list[tuple[float, float]]] = {}
         confirmations: list[optuna.Study] = []
         try:
@@ -109,7 +109,7 @@ def search_study(
         kept = keep_winner(plan, rows[0], options) if rows else None
         if kept is not None:
             logger.info("the best model of %s on %s is kept as %s", plan.model, plan.family, kept)
-        times = spent(bench, confirmations, ended_before, since)
+        times = spent(bench, confirmations, since)
         return Outcome(_text(bench, rows, times), len(rows))
 
 
@@ -155,21 +155,29 @@ def track_study(bench: Bench, rows: Sequence[Row]) -> None:
     bench.wandb.log_study(bench.plan.name, columns, table, config=bench.plan.fingerprint(), summary=best)
 
 
-def spent(bench: Bench, confirmations: Sequence[optuna.Study], ended_before: set[int], since: float) -> Times:
+def spent(bench: Bench, confirmations: Sequence[optuna.Study], since: float) -> Times:
     """Where the time of this command went: what its trials recorded, out of wall time times workers."""
-    ended = [
-        t for t in bench.study.get_trials(deepcopy=False) if t.state.is_finished() and t.number not in ended_before
-    ]
-    for study in confirmations:
-        finished = [t for t in study.get_trials(deepcopy=False) if t.datetime_complete is not None]
-        ended += [t for t in finished if t.datetime_complete.timestamp() >= since]
-    seconds = [trial.user_attrs.get("seconds", {}) for trial in ended]
+
+    def counts(trial: FrozenTrial) -> bool:
+        return trial.datetime_complete is not None and trial.datetime_complete.timestamp() >= since
+
+    mine = [trials for study in (bench.study, *confirmations) for trials in trials_by_slot(study).values()]
     return Times(
-        training=sum(s.get("training", 0.0) for s in seconds),
-        evaluation=sum(s.get("evaluation", 0.0) for s in seconds),
+        training=sum(_spent("training", trials, counts) for trials in mine),
+        evaluation=sum(_spent("evaluation", trials, counts) for trials in mine),
         everything=(time.time() - since) * bench.options.n_workers,
         n_workers=bench.options.n_workers,
     )
+
+
+def _spent(activity: str, trials: Sequence[FrozenTrial], counts: Callable[[FrozenTrial], bool]) -> float:
+    """Seconds of an activity in those trials of one slot that count. What went on from a checkpoint tells the sum."""
+    spent = told = 0.0
+    for trial in trials:
+        seconds = trial.user_attrs.get("seconds", {}).get(activity, told)
+        spent += max(0.0, seconds - told) if counts(trial) else 0.0
+        told = seconds
+    return spent
 
 
 def _text(bench: Bench, rows: Sequence[Row], times: Times) -> str:

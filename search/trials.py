@@ -38,9 +38,19 @@ from search.command_line import Options
 from search.objectives import directions, objective_values
 from search.plan import StudyPlan, find_data, resolve_device
 from search.progress import Channel
+from search.promotion import goes_on
 from search.reports import Reports
 from search.sampling import new_configuration, pruner, sampler, suggest
-from search.slots import ERROR, FAILED, SlotLost, StorageLost, TrialEnd, one_transaction, record_end
+from search.slots import (
+    ERROR,
+    FAILED,
+    SlotLost,
+    StorageLost,
+    TrialEnd,
+    one_transaction,
+    record_end,
+    trials_by_slot,
+)
 from search.storage import guard_lock, held, open_storage, open_study, patiently
 
 logger = logging.getLogger(__name__)
@@ -94,6 +104,10 @@ def run_trial(bench: Bench, trial: optuna.Trial, channel: Channel) -> None:
         try:
             if reports.add(record):
                 return "pruned"
+            if plan.is_pruned() and record.epoch in plan.rungs():
+                reports.flush()
+                if not goes_on(trials_by_slot(study), slot, record.epoch):
+                    return "paused"
         except (SlotLost, StorageLost):
             return "interrupted"
         return "interrupted" if channel.stop_requested() else None
@@ -177,13 +191,14 @@ def train_into(
     own is recorded with its traceback, for the caller to stop at.
     """
     config = folder.config
-    limits = model_trainer.Limits(config.max_epochs, config.patience, config.max_seconds)
+    limits = model_trainer.Limits(config.max_epochs, config.patience, config.max_seconds, tuple(config.rungs))
 
     def record_epoch(record: EpochRecord) -> str | None:
         folder.append_epoch(record)
         wandb.log_epoch(record)
         return on_epoch(record)
 
+    is_paused = False
     wandb.start_trial(config)
     for record in restored_epochs(checkpoints):
         wandb.log_epoch(record)
@@ -207,7 +222,9 @@ def train_into(
             folder.save_artifact("best_model.pt", lambda path: dno.save(result.operator, path, about))
         if result.predictions:
             folder.save_predictions(result.predictions)
-        results = FinalResults(result.status, result.reason, dict(result.metrics), dict(result.seconds))
+        is_paused = result.status == "paused"
+        status = "pruned" if is_paused else result.status  # for good, unless it is promoted
+        results = FinalResults(status, result.reason, dict(result.metrics), dict(result.seconds))
     except KeyboardInterrupt:
         results = FinalResults("interrupted", AT_ONCE, {}, {})
     except OSError:  # a full disk: nothing can be recorded either, and the trial is not to blame
@@ -216,7 +233,7 @@ def train_into(
         reason = f"{type(error).__name__}: {error}"
         results = FinalResults("failed", reason, {}, {}, traceback=traceback.format_exc())
     results = folder.finish(results)
-    if checkpoints is not None and results.status != "interrupted":
+    if checkpoints is not None and results.status != "interrupted" and not is_paused:
         checkpoints.remove()
     wandb.finish_trial(results, folder.path)
     return results
@@ -249,7 +266,7 @@ def adopt(bench: Bench, trial: FrozenTrial) -> TrialEnd | None:
     if results is None:
         return None
     end = trial_end(results, bench.plan.objectives)
-    if results.status != "interrupted":
+    if results.status not in ("interrupted", "pruned"):
         shutil.rmtree(results_dir / name / CHECKPOINTS, ignore_errors=True)
     return _to_travel(bench, trial, end, results_dir / name)
 
@@ -288,6 +305,7 @@ def _run_config(bench: Bench, slot: int, trial: optuna.Trial, hyperparameters: d
         command=options.command,
         created=datetime.now().astimezone().isoformat(),
         origin=plan.origin,
+        rungs=list(plan.rungs()),
     )
 
 

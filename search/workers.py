@@ -25,6 +25,7 @@ from search.environment import prepare_process
 from search.interruption import Interruption
 from search.plan import StudyPlan, worker_device
 from search.progress import Display, HereChannel, PipeChannel, PipeLog
+from search.promotion import promoted
 from search.slots import INTERRUPTED, KILLED, StorageLost, Tally, claim, owner_identity, reconcile
 from search.storage import guard_lock, held, living_machines, patiently
 from search.trials import Bench, TrialCrash, adopt, open_bench, run_trial
@@ -43,7 +44,13 @@ def settle(bench: Bench, mark: str = KILLED) -> Tally:
         with held(guard_lock(bench.options.results_dir, plan.name, url)):
             living = living_machines(url)
             return reconcile(
-                bench.study, plan.n_slots, plan.parameters, lambda trial: adopt(bench, trial), mark, living
+                bench.study,
+                plan.n_slots,
+                plan.parameters,
+                lambda trial: adopt(bench, trial),
+                mark,
+                living,
+                lambda slots: promoted(slots, plan.n_slots, plan.rungs()) if plan.is_pruned() else [],
             )
 
     return patiently(url, guarded)

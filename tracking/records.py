@@ -57,6 +57,7 @@ class RunConfig(_Record):
     command: str
     created: str  # ISO 8601 with offset
     origin: int | None = None  # of a confirmation: the slot whose configuration it repeats
+    rungs: list[int] = field(default_factory=list)  # epochs at which a cycle of the learning rate ends
     schema_version: int = SCHEMA_VERSION
 
     def __post_init__(self) -> None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import importlib.util
 import statistics
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -85,3 +85,20 @@ def jitcdde_seconds(family: Family, draws: Sequence[Draw]) -> tuple[float, float
         exact = solve(family, lambda s, d=draw: d.history(s / d.tau), draw.tau, p, targets)
         errors.append(float(np.linalg.norm(found - exact) / np.linalg.norm(exact)))
     return statistics.median(times), statistics.median(errors)
+
+
+def ddeint_seconds(family: Family, draw: Draw, points_per_delay: int = 1024) -> tuple[float, float]:
+    """What ddeint needs for one scalar draw: CPU seconds and its error, its best: it has no tolerance to set."""
+    from ddeint import ddeint
+
+    from data.solver import solve
+
+    def rate(y: Callable[[float], float], t: float) -> float:
+        return float(family.right_hand_side(y(t), y(t - draw.tau), None, draw.params))
+
+    times = np.arange(0, family.horizon, draw.tau / points_per_delay)
+    start = time.process_time()
+    found = ddeint(rate, lambda t: float(draw.history(np.array([t / draw.tau]))[0, 0]), times)[1:]
+    seconds = time.process_time() - start
+    exact = solve(family, lambda s: draw.history(s / draw.tau), draw.tau, draw.params, times[1:])
+    return seconds, float(np.linalg.norm(found - exact) / np.linalg.norm(exact))

@@ -14,15 +14,19 @@ from __future__ import annotations
 import argparse
 import os
 import platform
+import re
 import resource
 import statistics
 import subprocess
 import sys
+import tempfile
 import time
 from collections.abc import Callable
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
+
+import numpy as np
 
 ROOT = Path(__file__).resolve().parents[1]
 sys.path.insert(0, str(ROOT))
@@ -198,51 +202,138 @@ def operators(seconds: float) -> list[Row]:
 
 
 def data_path(seconds: float) -> list[Row]:
-    """An epoch of 2048 windows drawn by index against a DataLoader that collates sample by sample."""
+    """An epoch of 2048 windows drawn by index, against a DataLoader that cuts, pads and collates sample by sample."""
     import torch
-    from torch.utils.data import DataLoader
+    from torch.nn.utils.rnn import pad_sequence
+    from torch.utils.data import DataLoader, Dataset
 
     from data.batches import RowWindows, Split
 
-    n, points, steps = 1000, 32, 20 * 32
-    split = Split("train", torch.rand(n, points + 1, 1), torch.rand(n) + 1, torch.rand(n, 3), torch.rand(n, steps, 1),
-                  torch.ones(n, steps, dtype=torch.bool), torch.full((n,), steps))  # fmt: skip
+    n, points = 1000, 32
+    steps = torch.randint(10 * points, 20 * points, (n,))
+    split = Split("train", torch.rand(n, points + 1, 1), torch.rand(n) + 1, torch.rand(n, 3), torch.rand(n, 640, 1),
+                  torch.arange(640) < steps[:, None], steps)  # fmt: skip
     windows, order = RowWindows(split, 1, 1, 0.25), torch.Generator()
-    samples = [(split.history[i % n], split.solution[i % n, :points], split.tau[i % n], split.params[i % n])
-               for i in range(2048)]  # fmt: skip
-    loader = DataLoader(samples, batch_size=32, shuffle=True)
+
+    class Trajectories(Dataset):
+        """One trajectory an item, as a file holds it: a random window of it, and what comes before."""
+
+        def __len__(self) -> int:
+            return 2048
+
+        def __getitem__(self, item: int) -> tuple[torch.Tensor, ...]:
+            index = item % n
+            path = torch.cat([split.history[index], split.solution[index, : steps[index]]])
+            start = int(torch.randint(int(steps[index]) // points, ()))
+            return (
+                path[: points * (start + 1) + 1],
+                path[points * (start + 1) :][:points],
+                split.tau[index],
+                split.params[index],
+            )
+
+    def collate(samples: list[tuple[torch.Tensor, ...]]) -> tuple[torch.Tensor, ...]:
+        before, after, tau, params = zip(*samples, strict=True)
+        present = pad_sequence([torch.ones(len(values), dtype=torch.bool) for values in before], batch_first=True)
+        return (
+            pad_sequence(before, batch_first=True),
+            present,
+            torch.stack(after),
+            torch.stack(tau),
+            torch.stack(params),
+        )
+
+    loader = DataLoader(Trajectories(), batch_size=32, shuffle=True, collate_fn=collate)
     calls: dict[str, Call] = {
         "ours": lambda: [windows.draw(32, order) for _ in range(64)],
         "loader": lambda: list(loader),
     }
     found = medians(calls, seconds)
-    return [ratio("data of an epoch against DataLoader", found["ours"], found["loader"])]
+    return [
+        ratio("data of an epoch of 2048 windows, against DataLoader and collate", found["ours"], found["loader"], 50.0)
+    ]
 
 
 def solver(seconds: float) -> list[Row]:
-    """Batches of 1000 and of one, against jitcdde at rtol 1e-8 where it is installed."""
+    """Batches of 1000, and one by `data.solve`, against jitcdde at rtol 1e-8 and ddeint, where they are installed."""
     from benchmarks import peers
+    from data import solve
     from data.families import FAMILIES
     from data.trajectories import _intervals, draw_split, solve_draws
 
     rows = []
     for name, family in FAMILIES.items():
         draws = draw_split(family, "train", 1000, 0)
-        start = time.process_time()
-        found = solve_draws(family, draws, _intervals(family, 1.0))
-        each = (time.process_time() - start) / len(draws)
+        n_intervals = _intervals(family, 1.0)
+        found = solve_draws(family, draws, n_intervals)
+        each = (
+            medians({"batch": lambda d=draws, f=family, n=n_intervals: solve_draws(f, d, n)}, seconds / 4)["batch"]
+            / 1000
+        )
+        times = [d.tau * np.arange(1, n_intervals + 1) for d in draws]
+        one = medians(
+            {
+                "one": lambda d=draws[0], f=family, t=times[0]: solve(
+                    f, lambda s: d.history(s / d.tau), d.tau, d.params, t
+                )
+            },
+            seconds / 4,
+        )["one"]
         rows.append(Row(f"solver, {name}: batch of 1000, each", round(1e6 * each, 1), "µs"))
         rows.append(Row(f"solver, {name}: largest error of 1000", float(found.error.max()), "relative L2"))
-        one = medians({"one": lambda d=draws, f=family: solve_draws(f, d[:1], _intervals(f, 1.0))}, seconds / 4)["one"]
-        rows.append(Row(f"solver, {name}: batch of one", round(1e3 * one, 3), "ms"))
+        rows.append(Row(f"solver, {name}: one by data.solve, to 1e-12", round(1e3 * one, 3), "ms"))
         print(f"solver, {name}: {1e6 * each:.0f} µs of 1000, {1e3 * one:.2f} ms alone", flush=True)
         if peers.has("jitcdde") and "neutral" not in family.traits:  # it has no neutral equations of this form
             theirs, error = peers.jitcdde_seconds(family, draws[:5])
             rows.append(Row(f"error of jitcdde, {name}", error, "relative L2, median"))
             goal = 12 if "spatial" in family.traits else 200
             rows.append(ratio(f"solver against jitcdde, {name}, batch of 1000", each, theirs, goal))
-            rows.append(ratio(f"solver against jitcdde, {name}, batch of one", one, theirs, 1.0))
+            rows.append(ratio(f"solver against jitcdde, {name}, one by data.solve", one, theirs, 1.0))
+        if peers.has("ddeint") and name == "mackey":
+            theirs, error = peers.ddeint_seconds(family, draws[0])
+            rows.append(Row("error of ddeint, mackey", error, "relative L2"))
+            rows.append(ratio("solver against ddeint, mackey, one by data.solve", one, theirs))
     return rows
+
+
+def search(seconds: float) -> list[Row]:
+    """A real search of eight short trials: what it spends beside training, and what a second worker brings."""
+    trials, epochs = 8, max(2, round(1.5 * seconds))
+    rows, spent = [], {}
+    with tempfile.TemporaryDirectory() as folder:
+        data = ["--data_root", f"{folder}/data"]
+        subprocess.run([sys.executable, "-m", "data.generate", "--family", "mackey", *data, "-q"], cwd=ROOT, check=True)
+        for workers in (1, 2):
+            command = ["hyperparameter_search.py", "--search_type", "random", "--model", "method_of_steps", *data]
+            command += [
+                "--family",
+                "mackey",
+                "--n_trials",
+                str(trials),
+                "--max_epochs",
+                str(epochs),
+                "--pruner",
+                "none",
+            ]
+            command += [
+                "--n_workers",
+                str(workers),
+                "--results_dir",
+                f"{folder}/{workers}",
+                "--wandb_mode",
+                "offline",
+                "-q",
+            ]
+            start = time.perf_counter()
+            text = subprocess.run(
+                [sys.executable, *command], cwd=ROOT, check=True, capture_output=True, text=True
+            ).stdout
+            spent[workers] = time.perf_counter() - start
+            share = float(re.search(r"everything else .* s \((\d+) %\)", text).group(1))
+            print(f"search, {workers} workers: {spent[workers]:.1f} s, {share:.0f} % beside training", flush=True)
+            if workers == 1:
+                rows.append(Row(f"search of {trials} trials of {epochs} epochs, time beside training", share, "%"))
+    return [*rows, ratio(f"two workers against one, {trials} trials (needs two idle cores)", spent[2], spent[1], 1.8)]
 
 
 def start_up(seconds: float) -> list[Row]:
@@ -264,7 +355,14 @@ def start_up(seconds: float) -> list[Row]:
     return [*rows, Row("peak memory of this benchmark", round(memory), "MiB")]
 
 
-PARTS = {"layers": layers, "operators": operators, "data": data_path, "solver": solver, "start_up": start_up}
+PARTS = {
+    "layers": layers,
+    "operators": operators,
+    "data": data_path,
+    "solver": solver,
+    "search": search,
+    "start_up": start_up,
+}
 
 
 def main() -> int:
@@ -281,7 +379,7 @@ def main() -> int:
     from benchmarks import peers
 
     torch.set_num_threads(1)
-    for name in ("neuralop", "jitcdde"):
+    for name in ("neuralop", "jitcdde", "ddeint"):
         if not peers.has(name):
             print(f"{name} is not installed: left out (pip install -r benchmarks/requirements-peers.txt)")
     rows = [row for part in arguments.only for row in PARTS[part](arguments.seconds)]

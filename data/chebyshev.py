@@ -99,11 +99,6 @@ class Element:
         """Returns the derivative at every node."""
         return _apply(differentiation_matrix(self.n) / self.length, values)
 
-    def tail(self, values: np.ndarray) -> np.ndarray:
-        """Returns the largest of the last Chebyshev coefficients of each trajectory, (B,); inf where not finite."""
-        last = np.abs(_apply(coefficient_matrix(self.n)[-TAIL_LENGTH:], values)).max(axis=(0, 2))
-        return np.where(np.isfinite(last), last, np.inf)
-
 
 def _apply(matrix: np.ndarray, values: np.ndarray) -> np.ndarray:
     return (matrix @ values.reshape(len(values), -1)).reshape(len(matrix), *values.shape[1:])
@@ -137,6 +132,11 @@ class Mesh:
     def places(self) -> np.ndarray:
         """All nodes within the delay interval, (E · n,)."""
         return np.concatenate([element.places for element in self])
+
+    def last_coefficients(self, values: np.ndarray) -> np.ndarray:
+        """Returns the last Chebyshev coefficients of each element, (…, TAIL_LENGTH, B, C), from (…, n, B, C)."""
+        flat = values.reshape(*values.shape[:-2], -1)
+        return (coefficient_matrix(self.n)[-TAIL_LENGTH:] @ flat).reshape(*values.shape[:-3], -1, *values.shape[-2:])
 
     def sampling_matrix(self, places: np.ndarray) -> np.ndarray:
         """Returns the (len(places), E · n) matrix that evaluates values at the nodes at places in [0, 1]."""

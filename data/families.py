@@ -115,7 +115,7 @@ REACTION_DIFFUSION = Family(
     points_per_delay=50,
     traits=frozenset({"positive", "spatial"}),
     channels=20,
-    special_form=forms.Form(forms.reaction_diffusion, meshes=((14, 2), (18, 2))),
+    special_form=forms.Form(forms.reaction_diffusion, meshes=((14, 2), (18, 2)), iterates=True),
     accept=lambda history, solution: solution.min(axis=(1, 2)) >= -0.05,
     scaled=lambda p, tau: np.stack([tau * p["D"], tau * p["r"]], axis=-1),
 )

@@ -16,6 +16,7 @@ from data.chebyshev import Element
 Parameters = Mapping[str, np.ndarray]
 PICARD_SWEEPS = 48
 PICARD_TOLERANCE = 2e-12  # of the largest value: convergence is superlinear, so that less than a fifth is left
+MOST_FACTORS = 32
 WATCH_EVERY = 3  # sweeps: to measure convergence costs a third of a sweep
 
 
@@ -38,18 +39,23 @@ class Given:
         return np.where(is_known, self.guess, start)
 
 
+Solver = Callable[[np.ndarray, Given], tuple[np.ndarray, np.ndarray | None]]
+
+
 @dataclass(frozen=True)
 class Form:
     """A way to solve an equation, in x itself or, where `is_logarithmic`, in log x.
 
-    `advance(element, start, given, tau, params)` returns the element's values and its slopes (None unless
-    `keeps_slopes`). `meshes` are the (nodes, elements) of the two resolutions that whole batches are solved with.
+    `solver(element, tau, params)` prepares what every interval shares, and returns a function of (start, given): the
+    element's values and its slopes (None unless `keeps_slopes`). `meshes` are the (nodes, elements) of the two
+    resolutions that whole batches are solved with.
     """
 
-    advance: Callable[[Element, np.ndarray, Given, np.ndarray, Parameters], tuple[np.ndarray, np.ndarray | None]]
+    solver: Callable[[Element, np.ndarray, Parameters], Solver]
     meshes: tuple[tuple[int, int], tuple[int, int]]
     is_logarithmic: bool = False
     keeps_slopes: bool = False
+    iterates: bool = False  # from a guess, where there is one
     tolerance: float = PICARD_TOLERANCE  # of iterations, where there are any
 
     def encode(self, x: np.ndarray) -> np.ndarray:
@@ -88,19 +94,20 @@ def _largest(values: np.ndarray, buffer: np.ndarray) -> np.ndarray:
 def general(right_hand_side: Callable) -> Form:
     """Returns Picard's iteration x ← x₀ + τ ∫ f(x, x_d, x_d′) for any equation, retarded or neutral."""
 
-    def advance(
-        element: Element, start: np.ndarray, given: Given, tau: np.ndarray, params: Parameters
-    ) -> tuple[np.ndarray, np.ndarray]:
-        def slope(x: np.ndarray) -> np.ndarray:
-            return tau * np.broadcast_to(right_hand_side(x, given.delayed, given.slopes / tau, params), x.shape)
+    def solver(element: Element, tau: np.ndarray, params: Parameters) -> Solver:
+        def advance(start: np.ndarray, given: Given) -> tuple[np.ndarray, np.ndarray]:
+            def slope(x: np.ndarray) -> np.ndarray:
+                return tau * np.broadcast_to(right_hand_side(x, given.delayed, given.slopes / tau, params), x.shape)
 
-        def sweep(x: np.ndarray) -> np.ndarray:
-            return start + element.integrate(slope(x))
+            def sweep(x: np.ndarray) -> np.ndarray:
+                return start + element.integrate(slope(x))
 
-        x = fixed_point(sweep, given.first_guess(start), given.tolerance)
-        return x, slope(x)
+            x = fixed_point(sweep, given.first_guess(start), given.tolerance)
+            return x, slope(x)
 
-    return Form(advance, meshes=((24, 2), (24, 4)), keeps_slopes=True)
+        return advance
+
+    return Form(solver, meshes=((24, 2), (24, 4)), keeps_slopes=True, iterates=True)
 
 
 def _relaxation(element: Element, rate: np.ndarray) -> Callable[[np.ndarray, np.ndarray], np.ndarray]:
@@ -121,28 +128,69 @@ def _relaxation(element: Element, rate: np.ndarray) -> Callable[[np.ndarray, np.
     return relax
 
 
-def mackey(
-    element: Element, start: np.ndarray, given: Given, tau: np.ndarray, params: Parameters
-) -> tuple[np.ndarray, None]:
+def power(x: np.ndarray, exponent: np.ndarray) -> np.ndarray:
+    """Returns x ** exponent, (n, B, C) and (B, 1): by products where an exponent is a small whole number."""
+    is_whole = ((exponent >= 1) & (exponent <= MOST_FACTORS) & (exponent == np.floor(exponent)))[:, 0]
+    if not is_whole.any():
+        return x**exponent
+    if is_whole.all() and np.ptp(exponent) == 0:
+        return _product(x, int(exponent[0, 0]))
+    result = np.empty_like(x)
+    if not is_whole.all():
+        result[:, ~is_whole] = x[:, ~is_whole] ** exponent[~is_whole]
+    for value in np.unique(exponent[is_whole]):
+        mine = exponent[:, 0] == value
+        result[:, mine] = _product(x[:, mine], int(value))
+    return result
+
+
+def _product(x: np.ndarray, factors: int) -> np.ndarray:
+    result = x.copy() if factors % 2 else None
+    while factors := factors // 2:
+        x = x * x
+        if factors % 2:
+            result = x if result is None else result * x
+    return result
+
+
+def mackey(element: Element, tau: np.ndarray, params: Parameters) -> Solver:
     """x′ = τ (β x_d/(1 + x_dⁿ) − γ x): linear in x, hence a quadrature."""
-    production = params["beta"] * given.delayed / (1 + given.delayed ** params["n"])
-    return _relaxation(element, -tau * params["gamma"])(start, tau * production), None
+    relax, rate = _relaxation(element, -tau * params["gamma"]), tau * params["beta"]
+
+    def advance(start: np.ndarray, given: Given) -> tuple[np.ndarray, None]:
+        inflow = rate * given.delayed
+        inflow /= 1 + power(given.delayed, params["n"])
+        return relax(start, inflow), None
+
+    return advance
 
 
-def delayed_logistic(
-    element: Element, start: np.ndarray, given: Given, tau: np.ndarray, params: Parameters
-) -> tuple[np.ndarray, None]:
+def delayed_logistic(element: Element, tau: np.ndarray, params: Parameters) -> Solver:
     """y′ = τ r (1 − e^{y_d}/K) with y = log x: a quadrature, and positive by construction."""
-    return start + element.integrate(tau * params["r"] * (1 - np.exp(given.delayed) / params["K"])), None
+    rate, share = tau * params["r"], tau * params["r"] / params["K"]
+
+    def advance(start: np.ndarray, given: Given) -> tuple[np.ndarray, None]:
+        slope = np.exp(given.delayed)
+        slope *= -share
+        slope += rate
+        result = element.integrate(slope)
+        result += start
+        return result, None
+
+    return advance
 
 
-def neutral(
-    element: Element, start: np.ndarray, given: Given, tau: np.ndarray, params: Parameters
-) -> tuple[np.ndarray, None]:
+def neutral(element: Element, tau: np.ndarray, params: Parameters) -> Solver:
     """z′ = τ (a z + (a c + b) x_d) with z = x − c x_d: no delayed derivative is needed."""
     a, b, c = params["a"], params["b"], params["c"]
-    z = _relaxation(element, tau * a)(start - c * given.delayed[0], tau * (a * c + b) * given.delayed)
-    return z + c * given.delayed, None
+    relax, gain = _relaxation(element, tau * a), tau * (a * c + b)
+
+    def advance(start: np.ndarray, given: Given) -> tuple[np.ndarray, None]:
+        x = relax(start - c * given.delayed[0], gain * given.delayed)
+        x += c * given.delayed
+        return x, None
+
+    return advance
 
 
 @cache
@@ -162,22 +210,24 @@ def second_derivative(u: np.ndarray) -> np.ndarray:
     return u @ ((basis * -squares) @ basis.T)
 
 
-def reaction_diffusion(
-    element: Element, start: np.ndarray, given: Given, tau: np.ndarray, params: Parameters
-) -> tuple[np.ndarray, None]:
+def reaction_diffusion(element: Element, tau: np.ndarray, params: Parameters) -> Solver:
     """u′ = τ (D u_xx + r u (1 − u_d)): diffusion and mean growth are exact, the rest of the growth is iterated.
 
     In Fourier modes v′ = λ v + g, with λ = m − τ D k², m the mean of τ r (1 − u_d), and g the modes of
     (τ r (1 − u_d) − m) u.
     """
-    basis, squares = fourier_basis(start.shape[-1])
-    inverse = np.ascontiguousarray(basis.T)
-    growth = tau * params["r"] * (1 - given.delayed)
-    mean = growth.mean(axis=(0, 2))[:, None]
-    remainder, modes = growth - mean, start @ basis
-    relax = _relaxation(element, mean - tau * params["D"] * squares)
 
-    def sweep(u: np.ndarray) -> np.ndarray:
-        return relax(modes, (remainder * u) @ basis) @ inverse
+    def advance(start: np.ndarray, given: Given) -> tuple[np.ndarray, None]:
+        basis, squares = fourier_basis(start.shape[-1])
+        inverse = np.ascontiguousarray(basis.T)
+        growth = tau * params["r"] * (1 - given.delayed)
+        mean = growth.mean(axis=(0, 2))[:, None]
+        growth -= mean
+        modes, relax = start @ basis, _relaxation(element, mean - tau * params["D"] * squares)
 
-    return fixed_point(sweep, given.first_guess(start), given.tolerance), None
+        def sweep(u: np.ndarray) -> np.ndarray:
+            return relax(modes, (growth * u) @ basis) @ inverse
+
+        return fixed_point(sweep, given.first_guess(start), given.tolerance), None
+
+    return advance

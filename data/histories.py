@@ -1,5 +1,6 @@
 """Random histories: analytic functions of the scaled time s = t/τ in [−1, 0], with exact derivatives."""
 
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 
 import numpy as np
@@ -49,6 +50,21 @@ class History:
             self.series.derivative(s) if self.noise is None else self.series.derivative(s) + self.noise.derivative(s)
         )
         return self(s) * slope if self.is_positive else slope
+
+
+def evaluate(histories: Sequence[Callable[[np.ndarray], np.ndarray]], s: np.ndarray) -> np.ndarray:
+    """Returns the values of N histories at the same scaled times (H,), as (H, N, C); those of one law at once."""
+    if not all(isinstance(history, History) and history.noise is None for history in histories):
+        return np.stack([history(s) for history in histories], axis=1)
+    if len({(history.is_positive, history.series.profile.shape) for history in histories}) > 1:
+        return np.stack([history(s) for history in histories], axis=1)
+    frequency, phase, profile = (
+        np.stack([getattr(history.series, name) for history in histories]) for name in ("frequency", "phase", "profile")
+    )
+    offset = np.array([history.offset for history in histories])[:, None, None]
+    exponent = np.sin(s[:, None] * frequency[:, None] + phase[:, None]) @ profile
+    values = offset * np.exp(exponent) if histories[0].is_positive else offset + exponent
+    return np.ascontiguousarray(values.swapaxes(0, 1))
 
 
 @dataclass(frozen=True)

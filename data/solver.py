@@ -14,7 +14,8 @@ import numpy as np
 from data.chebyshev import Mesh
 from data.families import FAMILIES, Family
 from data.forms import Form, Parameters, general
-from data.stepping import Interval, advance, from_history, largest, refine, tails
+from data.histories import evaluate
+from data.stepping import Interval, Stepper, from_history, largest, refine, tails
 
 # The judge of one resolution: values on the grid before and now, tails -> errors, and which are done, each (R,).
 Judge = Callable[[np.ndarray, np.ndarray, np.ndarray], tuple[np.ndarray, np.ndarray]]
@@ -27,8 +28,8 @@ SHORTEST = 1e-11  # elements this short, in delays, count as resolved: they hold
 MOST_ELEMENTS = 4096
 MOST_HISTORY_ELEMENTS = 256
 
-WIDTH = 32  # trajectories solved at once: always as many, so that the arithmetic of one never depends on the others
-NARROW = 8  # of them, from the second refinement on: few get there
+WIDE, NARROW = 640, 160  # channels times trajectories solved at once, and from the second refinement on, where few get
+MOST_AT_ONCE, LEAST_AT_ONCE = 128, 8
 TAIL = 1e-6  # largest tail that a batch leaves alone: a bound at the worst place of the worst element, not an L2 error
 DIFFERENCE = 2e-8  # largest relative L2 difference from the coarser resolution
 ROUGH_TAIL = 1e-3  # largest tail of a solution that only has to be judged
@@ -95,20 +96,23 @@ def _march(
     if form.is_logarithmic and (x <= 0).any():
         form = general(family.right_hand_side)
     last = from_history(form, mesh, x)
-    size, delay = largest(last), np.full((1, 1), tau)
+    size, delay = largest(last.values), np.full((1, 1), tau)
+    stepper = Stepper(form, mesh, delay, params)
     for k in range(n_intervals):
         while True:
-            interval = advance(form, mesh, last, delay, params)
-            is_bad = _unresolved(mesh, tails(form, mesh, interval, np.fmax(size, largest(interval)))[:, 0], tolerance)
+            interval = stepper.advance(last)
+            now = np.fmax(size, largest(interval.values))
+            is_bad = _unresolved(mesh, tails(form, mesh, interval.values, now)[:, 0], tolerance)
             if not is_bad.any():
                 break
             mesh, last = refine(mesh, last, is_bad)
+            stepper = Stepper(form, mesh, delay, params)
             if len(mesh) > MOST_ELEMENTS:
                 raise ValueError(
                     f"{family.name}: the solution cannot be resolved on [{k * tau:.6g}, {(k + 1) * tau:.6g}]: "
                     "it leaves the floating-point range, or changes too fast"
                 )
-        size = np.maximum(size, largest(interval))
+        size = np.maximum(size, largest(interval.values))
         yield form, mesh, interval
         last = interval
 
@@ -131,7 +135,7 @@ def _resolved_history(
     while tolerance < ROUGHEST:
         x = _evaluate(family, history, tau * (mesh.places - 1))
         values = Interval(x.reshape(len(mesh), mesh.n, 1, -1))
-        tail = tails(Form(None, ()), mesh, values, largest(values))[:, 0]
+        tail = tails(Form(None, ()), mesh, values.values, largest(values.values))[:, 0]
         is_bad = _unresolved(mesh, tail, tolerance)
         if not is_bad.any():
             return mesh, x, tolerance
@@ -230,38 +234,39 @@ class Problems:
     n_intervals: int
 
     def solve(
-        self, form: Form, mesh: Mesh, rows: np.ndarray, width: int = WIDTH, coarse: Piece | None = None
+        self, form: Form, mesh: Mesh, rows: np.ndarray, width: int, coarse: Piece | None = None
     ) -> tuple[Piece, np.ndarray]:
         """Returns at most `width` trajectories on a mesh, and their largest relative tails (R,).
 
         `coarse` is the same trajectories on another mesh: what iterations begin with.
         """
-        guess = None if coarse is None else coarse.at(mesh.places)
+        guess = coarse.at(mesh.places) if coarse is not None and form.iterates else None
         fill = np.resize(np.arange(len(rows)), width)
         delay = self.tau[rows[fill], None]
         params = {name: self.params[rows[fill], i, None] for i, name in enumerate(self.family.parameter_names)}
-        history = np.stack([self.histories[row](mesh.places - 1) for row in rows], axis=1)
-        last = from_history(form, mesh, history[:, fill])
-        values = np.empty((self.n_intervals, *history.shape[:1], width, self.family.channels))
-        size, tail = largest(last), np.zeros(width)
+        history = evaluate([self.histories[row] for row in rows], mesh.places - 1)
+        last, stepper = from_history(form, mesh, history[:, fill]), Stepper(form, mesh, delay, params)
+        values = np.empty((self.n_intervals + 1, *last.values.shape))
+        values[0] = last.values
         for k in range(self.n_intervals):
-            begin = None if guess is None else guess[k].reshape(last.values.shape)
-            last = advance(form, mesh, last, delay, params, begin)
-            size = np.maximum(size, largest(last))
-            tail = np.maximum(tail, tails(form, mesh, last, size).max(axis=0))
-            values[k] = last.values.reshape(values.shape[1:])
-        return Piece(form, mesh, rows, values), tail[: len(rows)]
+            last = stepper.advance(last, None if guess is None else guess[k].reshape(last.values.shape))
+            values[k + 1] = last.values
+        size = np.maximum.accumulate(largest(values))
+        tail = tails(form, mesh, values[1:], size[1:]).max(axis=(0, 1))
+        flat = values[1:].reshape(self.n_intervals, -1, *values.shape[-2:])
+        return Piece(form, mesh, rows, flat), tail[: len(rows)]
 
     def solve_all(self, form: Form, levels: int, points_per_delay: int, judge: Judge) -> BatchSolution:
         """Returns all of them, each on the first of the family's meshes where `judge` says that it is done."""
         n_rows = len(self.histories)
         values = np.full((n_rows, self.n_intervals * points_per_delay, self.family.channels), np.nan)
         error, endings = np.full(n_rows, np.inf), [None] * n_rows
-        pending = [(rows, None) for rows in np.split(np.arange(n_rows), range(WIDTH, n_rows, WIDTH))]
+        wide, narrow = (min(max(size // self.family.channels, LEAST_AT_ONCE), MOST_AT_ONCE) for size in (WIDE, NARROW))
+        pending = [(rows, None) for rows in np.split(np.arange(n_rows), range(wide, n_rows, wide))]
         n, n_elements = form.meshes[1]
         finer = [Mesh.uniform(n, n_elements * 2**level) for level in range(levels)]
         for mesh in [Mesh.uniform(*form.meshes[0]), *finer]:
-            width, left = NARROW if mesh in finer[1:] else WIDTH, []
+            width, left = narrow if mesh in finer[1:] else wide, []
             for rows, coarse in pending:
                 piece, tail = self.solve(form, mesh, rows, width, coarse)
                 sampled = piece.sample(points_per_delay)
@@ -271,7 +276,7 @@ class Problems:
                 for index in np.flatnonzero(is_done):
                     endings[rows[index]] = piece.ending(index)
                 left.append((piece, ~is_done))
-            pending = [(piece.rows, piece) for piece in _regroup(left, NARROW if mesh in finer else WIDTH)]
+            pending = [(piece.rows, piece) for piece in _regroup(left, narrow if mesh in finer else wide)]
         return BatchSolution(values, np.where(np.isfinite(error), error, np.inf), endings)
 
 

@@ -24,37 +24,40 @@ def from_history(form: Form, mesh: Mesh, x: np.ndarray) -> Interval:
     return Interval(values, np.stack([part.differentiate(v) for part, v in zip(mesh, values, strict=True)]))
 
 
-def advance(
-    form: Form,
-    mesh: Mesh,
-    last: Interval,
-    tau: np.ndarray,
-    params: Parameters,
-    guess: np.ndarray | None = None,
-) -> Interval:
-    """Returns the interval after `last`; nan from the first element on that the mesh cannot hold."""
-    values, slopes, start = [], [], last.values[-1, -1]
-    for index, element in enumerate(mesh):
-        known = (array if array is None else array[index] for array in (last.values, last.slopes, guess))
-        value, slope = form.advance(element, start, Given(*known, form.tolerance), tau, params)
-        values.append(value)
-        slopes.append(slope)
-        start = value[-1]
-    return Interval(np.stack(values), np.stack(slopes) if form.keeps_slopes else None)
+class Stepper:
+    """Takes B trajectories on a mesh from one interval to the next; what all intervals share is prepared once."""
+
+    def __init__(self, form: Form, mesh: Mesh, tau: np.ndarray, params: Parameters) -> None:
+        self.form = form
+        self._solvers = [form.solver(element, tau, params) for element in mesh]
+
+    def advance(self, last: Interval, guess: np.ndarray | None = None) -> Interval:
+        """Returns the interval after `last`; nan from the first element on that the mesh cannot hold."""
+        values, slopes, start = [], [], last.values[-1, -1]
+        for index, solver in enumerate(self._solvers):
+            known = (array if array is None else array[index] for array in (last.values, last.slopes, guess))
+            value, slope = solver(start, Given(*known, self.form.tolerance))
+            values.append(value)
+            slopes.append(slope)
+            start = value[-1]
+        stacked = values[0][None] if len(values) == 1 else np.stack(values)
+        return Interval(stacked, np.stack(slopes) if self.form.keeps_slopes else None)
 
 
-def tails(form: Form, mesh: Mesh, interval: Interval, size: np.ndarray) -> np.ndarray:
-    """Returns what each element leaves out, (E, B): its last Chebyshev coefficients relative to the solution's size.
+def tails(form: Form, mesh: Mesh, values: np.ndarray, size: np.ndarray) -> np.ndarray:
+    """Returns what each element leaves out, (…, E, B): its last Chebyshev coefficients relative to the solution's size.
 
-    `size` (B,) is the largest value so far. An error of log x is a relative error of x: there the size is at least 1.
+    `values` are (…, E, n, B, C), `size` (…, B) is the largest value so far. An error of log x is a relative error of x:
+    there the size is at least 1. inf where not finite.
     """
     size = np.maximum(size, 1.0 if form.is_logarithmic else np.finfo(float).tiny)
-    return np.stack([part.tail(value) for part, value in zip(mesh, interval.values, strict=True)]) / size
+    last = np.abs(mesh.last_coefficients(values)).max(axis=(-3, -1))
+    return np.where(np.isfinite(last), last, np.inf) / size[..., None, :]
 
 
-def largest(interval: Interval) -> np.ndarray:
-    """Returns the largest absolute value of each trajectory, (B,)."""
-    return np.abs(interval.values).max(axis=(0, 1, 3))
+def largest(values: np.ndarray) -> np.ndarray:
+    """Returns the largest absolute value of each trajectory, (…, B), from values (…, E, n, B, C)."""
+    return np.abs(values).max(axis=(-4, -3)).max(axis=-1)
 
 
 def refine(mesh: Mesh, interval: Interval, is_cut: np.ndarray) -> tuple[Mesh, Interval]:

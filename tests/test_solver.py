@@ -106,7 +106,8 @@ def test_error_falls_geometrically_with_n_across_breaking_points(name: str, node
     problem = Problems(family, [history], np.array([tau]), np.array([[*params.values()]]), 8)
     solver = family.special_form if form == "special" else general(family.right_hand_side)
     errors = [
-        relative_error(problem.solve(solver, Mesh.uniform(n, 1), np.array([0]))[0].sample(8)[0], exact) for n in nodes
+        relative_error(problem.solve(solver, Mesh.uniform(n, 1), np.array([0]), 8)[0].sample(8)[0], exact)
+        for n in nodes
     ]
     assert errors[1] < errors[0] / 30 and errors[2] < errors[1] / 30, errors
     # A power law with the first ratio would gain at most this much in the second step:

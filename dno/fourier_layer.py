@@ -84,7 +84,7 @@ class FourierLayer(nn.Module):
         with torch.no_grad():
             for tap in self.taps[1:]:
                 tap.weight.mul_(0.5)
-        self.dropout = nn.Dropout(dropout)
+        self.reach, self.dropout = reach, nn.Dropout(dropout)
 
     def forward(self, x: Tensor, rows: int = 1) -> Tensor:
         taps = [tap.weight for tap in self.taps[:rows]]

@@ -62,16 +62,20 @@ class StackedHistory(Operator):
         self.picard = PicardHead(self, h.width, h.sub_windows, h.sweeps, h.per_capita)
 
     def features(self, state: Tensor, present: Tensor, tau: Tensor, parameters: Tensor) -> Tensor:
-        """c(s) of every row's successor, from the rows up to it: (S, X, R, B, c), (B, R) -> (S, X, R, B, W)."""
+        """c(s) of the successors of rows: (S, X, R, B, c), (B, R) -> (S, X, R - past_rows + 1, B, W).
+
+        Only of those rows that see `past_rows` rows: what a layer cannot know in full, no later layer looks at.
+        """
         rows = state.shape[2]
         presence = present.T.to(state.dtype)[:, :, None]  # (R, B, 1)
         delay = ((tau - self.tau_mean) / self.tau_deviation)[:, None]
         given = torch.cat([presence, parameters.expand(rows, -1, -1), delay.expand(rows, -1, -1)], -1)
         x = self.lift(self.seen(state) * presence, given)
-        flat = x.flatten(2, 3)  # (S, X, R B, W)
+        batch, flat = x.shape[3], x.flatten(2, 3)  # (S, X, R B, W)
         for layer in self.layers:
-            flat = layer(flat, rows)
-        return flat.view(x.shape)
+            flat = layer(flat, rows)[:, :, layer.reach * batch :]
+            rows -= layer.reach
+        return flat.unflatten(2, (rows, batch))
 
     def _encode_rows(self, rows: Tensor, present: Tensor, past: int) -> tuple[Tensor, Tensor | None]:
         """(B, R, M+1, C) -> state (S, X, R, B, c) and the scale (B, 1), from the first `past` rows alone."""
@@ -88,7 +92,7 @@ class StackedHistory(Operator):
     ) -> Tensor:
         state, _ = self._encode_rows(rows, present, self.past_rows)
         parameters = self.standardised(params)
-        features = self.features(state[:, :, :-1], present[:, :-1], tau, parameters)[:, :, self.past_rows - 1 :]
+        features = self.features(state[:, :, :-1], present[:, :-1], tau, parameters)
         count = features.shape[2]
         residual = self.picard.residual(
             self,

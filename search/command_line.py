@@ -228,7 +228,7 @@ def _add_other_flags(parser: argparse.ArgumentParser) -> None:
     """All that does not change what a study finds."""
     confirm = parser.add_argument_group("after the search")
     confirm.add_argument(
-        "--confirm_top", type=_integer(0), default=0, metavar="K", help="train the best K again with fresh seeds"
+        "--confirm_top", type=_integer(0), default=3, metavar="K", help="train the best K again with fresh seeds"
     )
     confirm.add_argument(
         "--confirm_seeds", type=_integer(1), default=3, metavar="N", help="fresh seeds for each of them"
@@ -257,9 +257,9 @@ def _add_other_flags(parser: argparse.ArgumentParser) -> None:
     where.add_argument(
         "--n_workers",
         type=_workers,
-        default=1,
+        default=None,
         metavar="N",
-        help="processes of one thread each; 1 is bit-reproducible, auto takes one for every core, or by GPUs",
+        help="processes of one thread each (default: auto, one for every core, or by GPUs); 1 repeats bit for bit",
     )
     where.add_argument("--workers_per_gpu", type=_integer(1), default=1, metavar="N", help="of these, on each GPU")
     track = parser.add_argument_group("tracking")

@@ -33,18 +33,21 @@ def confirmation_plan(plan: StudyPlan, slot: int, parameters: dict[str, object],
 def confirm(
     bench: Bench,
     interruption: Interruption,
-    run_slots: Callable[[Bench, Interruption], None],
+    run_slots: Callable[[Bench, Interruption], float],
     studies: list[optuna.Study],
-) -> dict[int, list[tuple[float, float]]]:
-    """Trains the best `--confirm_top` again; returns (validation, test) errors by slot, appends to `studies`."""
+) -> tuple[dict[int, list[tuple[float, float]]], float]:
+    """Trains the best `--confirm_top` again; returns (validation, test) errors by slot, and idle seconds of workers.
+
+    Appends to `studies`.
+    """
     options, plan = bench.options, bench.plan
     parameters = {t.user_attrs["slot"]: dict(t.params) for t in finished_trials(bench.study, plan.n_slots)}
-    confirmed = {}
+    confirmed, idle = {}, 0.0
     for row in leaderboard_rows(bench.study, plan)[: options.confirm_top]:
         again = confirmation_plan(plan, row.slot, parameters[row.slot], options.confirm_seeds)
         again_bench = open_bench(again, options, bench.wandb_settings, bench.data)
         studies.append(again_bench.study)
-        run_slots(again_bench, interruption)
+        idle += run_slots(again_bench, interruption)
         trials = [t for t in finished_trials(again_bench.study, again.n_slots) if t.state == TrialState.COMPLETE]
         metrics = [trial.user_attrs["metrics"] for trial in trials]
         pairs = [(m.get("val_rel_error", math.nan), m.get("test_rel_error", math.nan)) for m in metrics]
@@ -52,4 +55,4 @@ def confirm(
             confirmed[row.slot] = pairs
         if interruption.is_requested:
             break
-    return confirmed
+    return confirmed, idle

@@ -42,15 +42,17 @@ class Times:
     training: float
     evaluation: float
     everything: float
+    idle: float  # of workers for which no slot was left
     n_workers: int
 
     def line(self) -> str:
         """Seconds and shares of training, evaluation, and all the rest."""
-        rest = max(0.0, self.everything - self.training - self.evaluation)
+        rest = max(0.0, self.everything - self.training - self.evaluation - self.idle)
         parts = (
             ("training steps", self.training),
             ("evaluation", self.evaluation),
-            ("everything else (start-up, files, W&B, Optuna, waiting)", rest),
+            *([("idle at the end", self.idle)] if self.n_workers > 1 else []),
+            ("everything else (start-up, files, W&B, Optuna)", rest),
         )
         total = max(self.everything, 1e-9)
         shares = ", ".join(f"{name} {seconds:.1f} s ({100 * seconds / total:.0f} %)" for name, seconds in parts)

@@ -82,13 +82,15 @@ def search_study(
         settle(bench)
         confirmed: dict[int, list[tuple[float, float]]] = {}
         confirmations: list[optuna.Study] = []
+        idle = 0.0
         try:
-            run_slots(bench, interruption)
+            idle = run_slots(bench, interruption)
             for reason in filter(None, (interruption.enough, _late(interruption, options))):
                 logger.info("study %s ends early: %s", plan.name, reason)
             interruption.enough = None
             if options.confirm_top and not interruption.is_requested:
-                confirmed = confirm(bench, interruption, run_slots, confirmations)
+                confirmed, more = confirm(bench, interruption, run_slots, confirmations)
+                idle += more
         except KeyboardInterrupt:
             logger.warning("stopped at once")
         except StorageLost as lost:
@@ -109,7 +111,7 @@ def search_study(
         kept = keep_winner(plan, rows[0], options) if rows else None
         if kept is not None:
             logger.info("the best model of %s on %s is kept as %s", plan.model, plan.family, kept)
-        times = spent(bench, confirmations, since)
+        times = spent(bench, confirmations, since, idle)
         return Outcome(_text(bench, rows, times), len(rows))
 
 
@@ -117,18 +119,18 @@ def _late(interruption: Interruption, options: Options) -> str | None:
     return f"the {options.timeout:g} minutes of --timeout are over" if interruption.is_late else None
 
 
-def run_slots(bench: Bench, interruption: Interruption) -> None:
-    """Trains until every slot of the bench's study is finished, or a signal came."""
+def run_slots(bench: Bench, interruption: Interruption) -> float:
+    """Trains until every slot of the bench's study is finished, or a signal came; returns idle seconds of workers."""
     plan, options = bench.plan, bench.options
     finished = settle(bench).finished
     if finished == plan.n_slots:
         logger.info("study %s: all %d slots are finished", plan.name, plan.n_slots)
-        return
+        return 0.0
     n_lines = min(options.n_workers, plan.n_slots)
     display = Display(plan.name, plan.n_slots, finished, n_lines, plan.max_epochs, quiet=options.verbosity < 0)
     try:
         with logging_redirect_tqdm():
-            (search_here if options.n_workers == 1 else search_with_workers)(bench, interruption, display)
+            return (search_here if options.n_workers == 1 else search_with_workers)(bench, interruption, display)
     finally:
         display.close()
 
@@ -155,7 +157,7 @@ def track_study(bench: Bench, rows: Sequence[Row]) -> None:
     bench.wandb.log_study(bench.plan.name, columns, table, config=bench.plan.fingerprint(), summary=best)
 
 
-def spent(bench: Bench, confirmations: Sequence[optuna.Study], since: float) -> Times:
+def spent(bench: Bench, confirmations: Sequence[optuna.Study], since: float, idle: float) -> Times:
     """Where the time of this command went: what its trials recorded, out of wall time times workers."""
 
     def counts(trial: FrozenTrial) -> bool:
@@ -166,6 +168,7 @@ def spent(bench: Bench, confirmations: Sequence[optuna.Study], since: float) -> 
         training=sum(_spent("training", trials, counts) for trials in mine),
         evaluation=sum(_spent("evaluation", trials, counts) for trials in mine),
         everything=(time.time() - since) * bench.options.n_workers,
+        idle=idle,
         n_workers=bench.options.n_workers,
     )
 

@@ -63,19 +63,24 @@ def enough_found(bench: Bench) -> str | None:
     return patiently(bench.options.storage, lambda: enough(bench.study, bench.options))
 
 
-def search_here(bench: Bench, interruption: Interruption, display: Display) -> Tally:
-    """Runs the trials one after another in this process: simple, and the same bits every time on a CPU."""
+def search_here(bench: Bench, interruption: Interruption, display: Display) -> float:
+    """Runs the trials one after another in this process: simple, and the same bits every time on a CPU.
+
+    Returns the seconds in which it had nothing to do.
+    """
+    idle = 0.0
     channel, owner = HereChannel(display, interruption), owner_identity()
     while True:
         tally = settle(bench)
         display.finished(tally.finished)
         interruption.enough = enough_found(bench)
         if tally.finished == bench.plan.n_slots or interruption.is_requested:
-            return tally
+            return idle
         trial = _claim(bench, owner)
         if trial is not None:
             run_trial(bench, trial, channel)
         else:
+            idle += POLL_SECONDS
             time.sleep(POLL_SECONDS)  # a worker of a search that was just killed stops at its next epoch
 
 
@@ -103,19 +108,27 @@ class Worker:
     is_told: bool = False
 
 
-def search_with_workers(bench: Bench, interruption: Interruption, display: Display) -> Tally:
-    """Keeps `--n_workers` processes busy until every slot is finished. Raises TrialCrash when a trial hit a bug."""
+def search_with_workers(bench: Bench, interruption: Interruption, display: Display) -> float:
+    """Keeps `--n_workers` processes busy until every slot is finished. Raises TrialCrash when a trial hit a bug.
+
+    Returns the seconds, of all workers together, in which one had nothing to do because no slot was left.
+    """
     crew: list[Worker] = []
     idle_deaths = most_finished = 0
     tally, next_look = settle(bench), 0.0
+    idle, last = 0.0, time.monotonic()
     try:
         while True:
             if time.monotonic() >= next_look:
                 tally, next_look = settle(bench), time.monotonic() + POLL_SECONDS
                 interruption.enough = enough_found(bench)
             display.finished(tally.finished)
+            now = time.monotonic()
+            if not tally.waiting:
+                idle += (now - last) * (bench.options.n_workers - sum(worker.slot is not None for worker in crew))
+            last = now
             if not crew and (tally.finished == bench.plan.n_slots or interruption.is_requested):
-                return tally
+                return idle
             if interruption.is_requested:
                 _ask_to_stop(crew)
             elif len(crew) < bench.options.n_workers and tally.waiting > sum(worker.slot is None for worker in crew):

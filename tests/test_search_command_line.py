@@ -20,7 +20,7 @@ def test_parse_arguments_gives_the_documented_defaults() -> None:
         50,
         200,
     )
-    assert (options.model, options.family, options.n_workers, options.patience) == (None, None, 1, 20)
+    assert (options.model, options.family, options.n_workers, options.patience) == (None, None, None, 20)
     assert (options.wandb_project, options.wandb_entity, options.wandb_mode) == ("dno-search", None, "online")
     assert (options.data_root, options.objectives, options.seed) == (Path("data"), ("rel_error",), 0)
 

@@ -1,0 +1,85 @@
+"""Ray Tune's ASHA with its Optuna searcher, for `benchmarks/search.py`: one trial at a time, as the others."""
+
+from __future__ import annotations
+
+import argparse
+import json
+import time
+from pathlib import Path
+
+from hyperparameter_config import Choice, Range
+
+GRACE = 3  # epochs before a trial may be stopped
+
+
+def search(arguments: argparse.Namespace, space: dict[str, Range | Choice], first: dict[str, object]) -> None:
+    """Prints each complete trial as a line of JSON; seconds are the CPU seconds of all trainings so far."""
+    from ray import init, tune
+    from ray.tune.schedulers import ASHAScheduler
+    from ray.tune.search import ConcurrencyLimiter
+    from ray.tune.search.optuna import OptunaSearch
+
+    init(num_cpus=1, include_dashboard=False, log_to_driver=False, logging_level="error")
+    spent = Path(f"/tmp/ray_asha_{arguments.seed}_{time.time_ns()}")
+    spent.touch()
+    trainable = tune.with_parameters(train_one, arguments=arguments, spent=str(spent))
+    tuner = tune.Tuner(
+        trainable,
+        param_space={name: domain(entry, tune) for name, entry in space.items()},
+        tune_config=tune.TuneConfig(
+            metric="error",
+            mode="min",
+            num_samples=-1,
+            search_alg=ConcurrencyLimiter(
+                OptunaSearch(seed=arguments.seed, points_to_evaluate=[{name: first[name] for name in space}]), 1
+            ),
+            scheduler=ASHAScheduler("epoch", max_t=arguments.max_epochs, grace_period=GRACE, reduction_factor=3),
+            reuse_actors=True,
+        ),
+        run_config=tune.RunConfig(verbose=0, stop=lambda trial, result: total(spent) > arguments.seconds),
+    )
+    results = tuner.fit()
+    for result in results:
+        if result.metrics and result.metrics.get("is_complete"):
+            found = {"seconds": result.metrics["spent"], "error": result.metrics["best"]}
+            print(json.dumps(found | {"hyperparameters": first | dict(result.config)}), flush=True)
+
+
+def total(spent: Path) -> float:
+    """CPU seconds that all trainings wrote down."""
+    return sum(float(line) for line in spent.read_text().split())
+
+
+def domain(entry: Range | Choice, tune) -> object:
+    """The entry of a search space in Ray's words."""
+    if isinstance(entry, Choice):
+        return tune.choice(list(entry.values))
+    if entry.scale == "int":
+        return tune.randint(entry.low, entry.high + 1)
+    return (tune.loguniform if entry.scale == "log" else tune.uniform)(entry.low, entry.high)
+
+
+def train_one(config: dict[str, object], arguments: argparse.Namespace, spent: str) -> None:
+    """One trial: the shared trainer, every validation error reported."""
+    from ray import tune
+
+    from benchmarks.search import setting, train
+
+    data, _, first = setting(arguments)
+    best, last = float("inf"), time.process_time()
+
+    def on_epoch(record) -> None:
+        nonlocal best, last
+        now = time.process_time()
+        with open(spent, "a") as file:
+            file.write(f"{now - last}\n")
+        last = now
+        if record.val_rel_error == record.val_rel_error:
+            best = min(best, record.val_rel_error)
+            is_complete = record.epoch == arguments.max_epochs
+            tune.report(
+                {"epoch": record.epoch, "error": record.val_rel_error, "best": best, "is_complete": is_complete}
+                | {"spent": total(Path(spent))}
+            )
+
+    train(arguments, data, first | config, 0, on_epoch)

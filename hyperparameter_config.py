@@ -253,7 +253,8 @@ def _parse_range(where: str, raw: tuple[object, ...]) -> Range:
         whole = scale == "int"
         if not _is_number(value) or (whole and not isinstance(value, int)):
             kind = "a whole number" if whole else "a finite number"
-            raise SearchSpaceError(f"{where}: expected {kind} as {end}, got {_show(value)}; write it without quotes")
+            hint = "write it without quotes" if isinstance(value, str) else f"write {kind}"
+            raise SearchSpaceError(f"{where}: expected {kind} as {end}, got {_show(value)}; {hint}")
     if low >= high:
         fix = f"swap them: ({high!r}, {low!r}, {scale!r})" if low > high else f"write [{low!r}] for a fixed value"
         raise SearchSpaceError(f"{where}: expected low < high, got {low=}, {high=}; {fix}")

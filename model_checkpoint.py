@@ -72,6 +72,11 @@ def read_records(saved: dict[str, object]) -> list[EpochRecord]:
     return [EpochRecord(*values) for values in saved["records"]]
 
 
+def seconds_spent(saved: dict[str, object]) -> dict[str, float]:
+    """The seconds by activity that a captured training had taken."""
+    return next(dict(part["spent"]) for part in saved["progress"] if "spent" in part)
+
+
 class Checkpoints:
     """The newest states of one training, in a folder of their own. `saved` is the one that was found there, if any."""
 

@@ -47,9 +47,16 @@ class Row:
     seconds: float
 
 
+def positive(text: str) -> float:
+    value = float(text)
+    if not value > 0:
+        raise argparse.ArgumentTypeError(f"expected seconds above 0, got {text}")
+    return value
+
+
 def parse_arguments(arguments: list[str] | None = None) -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__.split("\n\n")[0], allow_abbrev=False)
-    parser.add_argument("--seconds", type=float, default=120, help="training time of each operator (default: 120)")
+    parser.add_argument("--seconds", type=positive, default=120, help="training time of each operator (default: 120)")
     parser.add_argument("--seed", type=int, default=0, help="seed of the trainings (default: 0)")
     parser.add_argument("--families", nargs="+", help="families (default: all four)")
     parser.add_argument("--models", nargs="+", help="operators (default: all three)")

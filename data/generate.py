@@ -254,12 +254,13 @@ def _check(paths: Sequence[Path]) -> int:
             bad += 1
             continue
         for problem in problems:
-            print(f"error: {path}: {problem}", file=sys.stderr)
+            print(f"error: {path}: {problem}; {store.fix(path, problem)}", file=sys.stderr)
         bad += bool(problems)
         if not problems:
             dataset = store.read(path)
             size = f"{len(dataset.tau)} trajectories, {len(dataset.solution)} steps"
-            print(f"{path}: fine ({dataset.family} {dataset.split}, {size}, sha256 {dataset.sha256[:12]})")
+            elsewhere = f"; {store.misplaced(path, dataset)}" if store.misplaced(path, dataset) else ""
+            print(f"{path}: fine ({dataset.family} {dataset.split}, {size}, sha256 {dataset.sha256[:12]}){elsewhere}")
     return 2 if bad else 0
 
 

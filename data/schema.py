@@ -45,6 +45,8 @@ SCHEMA: dict[str, Column] = {
     "level": Column("<f8", ("N",), required=False),
 }
 
+MOST_NEGATIVE = 0.1  # of the largest value: what discretised space leaves below zero where a family is positive
+
 
 @dataclass(frozen=True)
 class Dataset:
@@ -154,9 +156,16 @@ def read_header(attributes: Mapping[str, Any]) -> tuple[dict[str, Any], list[str
         except (TypeError, ValueError):
             header[name] = None
         if header[name] is None or not holds(header[name]):
-            problems.append(f"attribute {label} is {'missing' if value is None else repr(value)}, expected {expected}")
+            problems.append(
+                f"attribute {label} is {'missing' if value is None else _plain(value)}, expected {expected}"
+            )
     header["traits"] = sorted(header["traits"] or [])
     return header, problems
+
+
+def _plain(value: Any) -> str:
+    """Returns a value as a person writes it, without numpy's types."""
+    return repr(value.item() if isinstance(value, np.generic) else value)
 
 
 def _whole_number(value: Any) -> int:
@@ -190,6 +199,10 @@ def value_problems(header: Mapping[str, Any], arrays: Mapping[str, np.ndarray]) 
         problems.append("'time' is not j tau / points_per_delay, j = 1, 2, … for every trajectory")
     if "level" in arrays and not (arrays["level"] > 0).all():
         problems.append(f"'level' holds {arrays['level'].min():g}, expected positive noise levels")
+    if "positive" in header["traits"]:
+        for name in ("history", "solution"):
+            if arrays[name].min() < -MOST_NEGATIVE * np.abs(arrays[name]).max():
+                problems.append(f"'{name}' holds {arrays[name].min():.4g}, but 'traits' say that it is positive")
     if "source" in arrays and (arrays["source"] < 0).any():
         problems.append(f"'source' holds {arrays['source'].min()}, expected indices into the split without noise")
     return problems

@@ -19,6 +19,7 @@ from typing import Any
 import h5py
 import numpy as np
 
+from data.families import FAMILIES
 from data.schema import (
     NOISE_SPLITS,
     REQUIRED_SPLITS,
@@ -43,7 +44,9 @@ __all__ = [
     "Provenance",
     "check",
     "dataset_path",
+    "fix",
     "generate_command",
+    "misplaced",
     "read",
     "read_provenance",
     "remove_partial_files",
@@ -129,7 +132,7 @@ def read(path: Path, *, family: str | None = None, split: str | None = None) -> 
         if dataset is not None and wanted is not None and getattr(dataset, name) != wanted:
             problems = [f"is of {name} {getattr(dataset, name)!r}, expected {wanted!r}"]
     if dataset is None or problems:
-        raise DatasetError(f"{path}: {problems[0]}; {_fix(path, problems[0])}")
+        raise DatasetError(f"{path}: {problems[0]}; {fix(path, problems[0])}")
     return dataset
 
 
@@ -158,6 +161,8 @@ def seal(path: Path) -> str:
     """
     path = Path(path).resolve()
     dataset, problems = _inspect(path, is_sealed=False)
+    if dataset is not None and misplaced(path, dataset):
+        problems = [misplaced(path, dataset)]
     if dataset is None or problems:
         more = f" (and {len(problems) - 1} more: --check lists them)" if len(problems) > 1 else ""
         raise DatasetError(f"{path}: {problems[0]}{more}; mend it as data/README.md says, then seal it again")
@@ -177,6 +182,16 @@ def seal(path: Path) -> str:
     finally:
         partial.unlink(missing_ok=True)
     return dataset.sha256
+
+
+def misplaced(path: Path, dataset: Dataset) -> str:
+    """Returns where a search would look for a dataset that lies elsewhere, in a few words; empty where it is right."""
+    if (dataset.family, dataset.split) == (path.resolve().parent.name, path.stem):
+        return ""
+    return (
+        f"says it is family {dataset.family!r}, split {dataset.split!r}, "
+        f"which a search looks for as {dataset.family}/{dataset.split}.h5"
+    )
 
 
 def remove_partial_files(path: Path) -> None:
@@ -217,7 +232,8 @@ def _storage(name: str, shape: tuple[int, ...]) -> dict[str, Any]:
     return {"chunks": chunks, "fletcher32": True, **compression}
 
 
-def _fix(path: Path, problem: str) -> str:
+def fix(path: Path, problem: str) -> str:
+    """Returns what to do about a problem that `check` found, as a command where there is one."""
     own = f"python -m data.generate --seal {shlex.quote(str(path))}"
     if problem.startswith("is not sealed"):
         return f"check and complete it: {own}"
@@ -231,7 +247,8 @@ def _inspect(path: Path, *, is_sealed: bool = True) -> tuple[Dataset | None, lis
     last is left out and the dataset carries the digest that it would have.
     """
     if not path.exists():
-        raise FileNotFoundError(f"{path}: no such dataset; make it: {generate_command(path)}")
+        way_out = f"make it: {generate_command(path)}" if path.parent.name in FAMILIES else "name a file that exists"
+        raise FileNotFoundError(f"{path}: no such dataset; {way_out}")
     if not path.is_file():  # a pipe would be waited for, /dev/zero read for ever
         return None, ["cannot be read as HDF5 (it is not a file): of another kind"]
     try:

@@ -167,6 +167,11 @@ class Operator(nn.Module):
         """Scalar, the mean over valid target points: rows (B, past+target, M+1, C), present (B, past+target)."""
         raise NotImplementedError
 
+    def typical(self) -> tuple[float, dict[str, float]]:
+        """The mean delay and parameters of the training trajectories."""
+        means = self.parameter_mean.flatten().tolist()
+        return float(self.tau_mean), dict(zip(self.spec.parameter_names, means, strict=True))
+
     @torch.no_grad()
     def predict(
         self,
@@ -182,8 +187,8 @@ class Operator(nn.Module):
         """
         batched, samples, delays = self._sampled_history(history, tau)
         times = np.atleast_1d(np.asarray(times, dtype=np.float64))
-        if not np.all(np.isfinite(times)) or times.min() < 0:
-            raise ValueError(f"times must be finite and not negative, got {times.min()} to {times.max()}")
+        if times.ndim != 1 or not len(times) or not np.all(np.isfinite(times) & (times >= 0)):
+            raise ValueError(f"times must be a list of finite numbers from 0, got {str(times)[:60]}")
         values = self._parameter_table(params, len(delays))
         device, points = self.mean.device, self.spec.points_per_delay
         intervals = max(1, int(np.ceil(times.max() / delays.min() - 1e-9)))
@@ -235,6 +240,8 @@ class Operator(nn.Module):
     def _parameter_table(self, params: Mapping[str, float | np.ndarray], size: int) -> np.ndarray:
         """(B, P) in the order of the spec."""
         names = self.spec.parameter_names
+        if not isinstance(params, Mapping):
+            raise ValueError(f"params must be a dict of {', '.join(names) or 'nothing'}, got {type(params).__name__}")
         if set(params) != set(names):
             raise ValueError(f"params must name {', '.join(names) or 'nothing'}, got {', '.join(params) or 'nothing'}")
         columns = [np.broadcast_to(np.asarray(params[name], dtype=np.float64), (size,)) for name in names]

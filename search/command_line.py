@@ -17,6 +17,7 @@ MOST_WORKERS = 1024
 LONGEST_NAME = 120  # bytes of a study's name, which becomes part of file names
 SEARCH_TYPES = ("grid", "random", "bayesian")
 SAMPLERS = ("tpe", "gp", "cmaes", "random")
+LONGEST_PROJECT = 128  # what W&B takes
 PRUNERS = ("hyperband", "median", "promote", "none")
 DESCRIPTION = """\
 Search hyperparameters of delay neural operators. The same command again goes on where the last one ended.
@@ -134,6 +135,14 @@ def _workers(text: str) -> int | None:
 
 
 _workers.__name__ = "whole number of at least 1, or auto"
+
+
+def _project(text: str) -> str:
+    if not text.strip() or len(text) > LONGEST_PROJECT or not text.isprintable() or set(text) & set("/\\#?%:"):
+        raise argparse.ArgumentTypeError(
+            f"expected a name of at most {LONGEST_PROJECT} characters without / \\ # ? % :, got {text[:40]!r}"
+        )
+    return text
 
 
 def _study_name(text: str) -> str:
@@ -263,7 +272,7 @@ def _add_other_flags(parser: argparse.ArgumentParser) -> None:
     )
     where.add_argument("--workers_per_gpu", type=_integer(1), default=1, metavar="N", help="of these, on each GPU")
     track = parser.add_argument_group("tracking")
-    track.add_argument("--wandb_project", default="dno-search", metavar="STR", help="W&B project name")
+    track.add_argument("--wandb_project", type=_project, default="dno-search", metavar="STR", help="W&B project name")
     track.add_argument("--wandb_entity", default=None, metavar="STR", help="W&B entity name; None for your own")
     track.add_argument("--wandb_mode", choices=("online", "offline", "disabled"), default="online", help="W&B mode")
     instead = parser.add_argument_group("instead of searching")
@@ -323,6 +332,8 @@ def parse_arguments(arguments: Sequence[str]) -> Options:
     if values["pruner"] == "promote" and values["max_seconds"] is not None:
         parser.error("argument --pruner: promote compares trials at equal epochs; leave out --max_seconds")
     verbosity = values.pop("verbose") - values.pop("quiet")
+    if values["family"] == "all":
+        values["family"] = None
     if values["wandb_entity"] in ("None", "none", ""):
         values["wandb_entity"] = None
     return Options(

@@ -213,6 +213,6 @@ def snippet(folder: Path) -> list[str]:
         "import dno, numpy as np",
         f"operator = dno.load({str(folder / 'artifacts' / 'best_model.pt')!r})",
         "history = np.ones((33, operator.spec.channels))  # values at equidistant times from -tau to 0",
-        "params = dict.fromkeys(operator.spec.parameter_names, 1.0)  # yours",
-        "print(operator.predict(history, tau=1.0, params=params, times=np.linspace(0, 10, 101)))",
+        "tau, params = operator.typical()  # those of training in the mean; give yours",
+        "print(operator.predict(history, tau, params, times=np.linspace(0, 10 * tau, 101)))",
     ]

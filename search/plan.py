@@ -28,7 +28,7 @@ from search.warm_start import warm_starts
 logger = logging.getLogger(__name__)
 
 WORKER_BYTES = 2**30  # memory of one worker: about 0.5 GB for torch, the rest for data and activations
-SECONDS_PER_EPOCH = 0.6  # of a middling configuration on one core
+SECONDS_PER_EPOCH = 1.0  # of a middling configuration on one core
 
 
 @dataclass(frozen=True)
@@ -122,9 +122,13 @@ def resolve_device(name: str) -> torch.device:
     try:
         device = torch.device(name)
     except RuntimeError as error:
-        raise ValueError(f"--device: expected auto, cpu, cuda or cuda:N, got {name!r}") from error
+        raise ValueError(
+            f"--device: expected auto, cpu, cuda or cuda:N, got {name!r}; leave it out to take what there is"
+        ) from error
     if device.type not in ("cpu", "cuda"):
-        raise ValueError(f"--device: expected auto, cpu, cuda or cuda:N, got {name!r}")
+        raise ValueError(
+            f"--device: expected auto, cpu, cuda or cuda:N, got {name!r}; leave it out to take what there is"
+        )
     if device.type == "cuda" and (device.index or 0) >= torch.cuda.device_count():
         raise ValueError(
             f"--device {name}: this machine has {torch.cuda.device_count()} CUDA devices; use --device cpu"

@@ -24,7 +24,7 @@ from experiment_tracker import (
     open_wandb,
     read_run,
 )
-from search.command_line import Options
+from search.command_line import DEFAULT_RESULTS_DIR, Options
 from search.interruption import Interruption, watched
 from search.plan import find_data, resolve_device
 
@@ -37,12 +37,14 @@ MEASURED_TIMES = ("train_seconds", "seconds_to_best", "inference_ms")  # never r
 def rerun(options: Options) -> int:
     """Trains the folder's configuration again into a new folder, prints both metrics; returns the exit code."""
     old, config, data = prepare(options)
-    settings = WandbSettings(options.wandb_mode, options.wandb_project, options.wandb_entity, options.results_dir)
+    is_default = options.results_dir == DEFAULT_RESULTS_DIR
+    results_dir = options.rerun.resolve().parent if is_default else options.results_dir  # beside the old run
+    settings = WandbSettings(options.wandb_mode, options.wandb_project, options.wandb_entity, results_dir)
     wandb = open_wandb(choose_wandb_mode(settings))
     with watched() as interruption:
         from search.trials import train_into
 
-        folder = RunFolder.create(options.results_dir, config)
+        folder = RunFolder.create(results_dir, config)
         results = train_into(folder, data, wandb, stop_like(old, interruption))
     print(comparison(old, results, folder.path))
     if interruption.is_requested:

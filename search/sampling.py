@@ -5,7 +5,7 @@ All three strategies read the same entries: `Range(low, high, scale)` and `Choic
 
 import math
 import warnings
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 
 import numpy as np
 import optuna
@@ -46,24 +46,24 @@ def _suggest_one(trial: optuna.Trial, name: str, entry: Range | Choice) -> objec
     return trial.suggest_float(name, entry.low, entry.high, log=entry.scale == "log")
 
 
-def new_configuration(study: optuna.Study, trial_id: int, space: Space, draw: Callable[[int], BaseSampler]) -> None:
-    """Lays down values that no other trial has, where the space is discrete and would give the same ones again.
+def new_configuration(
+    study: optuna.Study, results: Sequence[FrozenTrial], space: Space, draw: Callable[[int], BaseSampler]
+) -> dict[str, object]:
+    """What the sampler `draw(attempt)` chooses after the `results` so far, in the order of their slots.
 
-    `draw(attempt)` is the sampler of an attempt. A space with a continuous entry repeats nothing by itself.
+    The order matters: a slot that was tried again has a later trial than its neighbours, and must not change what comes
+    after. Where the space is discrete, attempts go on until no trial of the study has the same values.
     """
-    own = study._storage.get_trial(trial_id)
-    if any(isinstance(e, Range) and e.scale != "int" for e in space.values()) or own.system_attrs.get("fixed_params"):
-        return
-    others = [t for t in study.get_trials(deepcopy=False) if t._trial_id != trial_id]
-    taken = {tuple(repr(t.params.get(name)) for name in space) for t in others}
     scratch = optuna.create_study(directions=study.directions)
-    scratch.add_trials([t for t in others if t.state.is_finished() and set(t.params) == set(space)])
-    for attempt in range(MOST_DRAWS):
+    scratch.add_trials([trial for trial in results if set(trial.params) == set(space)])
+    is_discrete = all(isinstance(entry, Choice) or entry.scale == "int" for entry in space.values())
+    taken = {tuple(repr(t.params.get(name)) for name in space) for t in study.get_trials(deepcopy=False)}
+    for attempt in range(MOST_DRAWS if is_discrete else 1):
         scratch.sampler = draw(attempt)
         candidate = suggest(scratch.ask(), space)
         if tuple(repr(candidate[name]) for name in space) not in taken:
             break
-    study._storage.set_trial_system_attr(trial_id, "fixed_params", candidate)
+    return candidate
 
 
 def n_good_trials(n_trials: int) -> int:

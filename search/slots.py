@@ -21,6 +21,7 @@ MAX_REPEATS = 5  # a slot whose trials are killed is tried again this often
 
 FAILED, KILLED, INTERRUPTED, ERROR, WITHDRAWN = "failed", "killed", "interrupted", "error", "withdrawn"
 PRUNED = "pruned"
+SPENT_BEFORE = "seconds_before"  # attribute of a trial that goes on from a checkpoint: the seconds in that
 
 
 class SlotLost(Exception):
@@ -124,6 +125,13 @@ def finished_trials(study: optuna.Study, n_slots: int | None = None) -> list[Fro
     """The trial that finished each slot, in the order of the slots."""
     chosen = {slot: finisher(trials) for slot, trials in trials_by_slot(study).items()}
     return [chosen[s] for s in sorted(chosen) if chosen[s] is not None and (n_slots is None or s < n_slots)]
+
+
+def latest_results(study: optuna.Study) -> list[FrozenTrial]:
+    """The last result of every slot that has one, in the order of the slots: what a sampler may learn from."""
+    slots = trials_by_slot(study)
+    found = (next((trial for trial in reversed(slots[slot]) if is_finished(trial)), None) for slot in sorted(slots))
+    return [trial for trial in found if trial is not None]
 
 
 def record_end(study: optuna.Study, number: int, end: TrialEnd) -> None:

@@ -3,7 +3,7 @@
 import contextlib
 import logging
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import optuna
@@ -18,7 +18,7 @@ from search.interruption import Interruption
 from search.leaderboard import Row, Times, format_leaderboard, leaderboard_rows, next_commands
 from search.plan import StudyPlan, estimated_hours
 from search.progress import Display
-from search.slots import StorageLost, finished_trials, trials_by_slot
+from search.slots import SPENT_BEFORE, StorageLost, finished_trials
 from search.storage import search_lock, signs_of_life
 from search.trials import Bench, TrialCrash, open_bench
 from search.winner import keep_winner
@@ -160,27 +160,29 @@ def track_study(bench: Bench, rows: Sequence[Row]) -> None:
 def spent(bench: Bench, confirmations: Sequence[optuna.Study], since: float, idle: float) -> Times:
     """Where the time of this command went: what its trials recorded, out of wall time times workers."""
 
-    def counts(trial: FrozenTrial) -> bool:
-        return trial.datetime_complete is not None and trial.datetime_complete.timestamp() >= since
-
-    mine = [trials for study in (bench.study, *confirmations) for trials in trials_by_slot(study).values()]
+    ended = [
+        trial
+        for study in (bench.study, *confirmations)
+        for trial in study.get_trials(deepcopy=False)
+        if trial.datetime_complete is not None and trial.datetime_complete.timestamp() >= since
+    ]
     return Times(
-        training=sum(_spent("training", trials, counts) for trials in mine),
-        evaluation=sum(_spent("evaluation", trials, counts) for trials in mine),
+        training=_spent("training", ended),
+        evaluation=_spent("evaluation", ended),
         everything=(time.time() - since) * bench.options.n_workers,
         idle=idle,
         n_workers=bench.options.n_workers,
     )
 
 
-def _spent(activity: str, trials: Sequence[FrozenTrial], counts: Callable[[FrozenTrial], bool]) -> float:
-    """Seconds of an activity in those trials of one slot that count. What went on from a checkpoint tells the sum."""
-    spent = told = 0.0
-    for trial in trials:
-        seconds = trial.user_attrs.get("seconds", {}).get(activity, told)
-        spent += max(0.0, seconds - told) if counts(trial) else 0.0
-        told = seconds
-    return spent
+def _spent(activity: str, trials: Sequence[FrozenTrial]) -> float:
+    """Seconds of an activity in trials; what one took over from a checkpoint was told by another, or lost."""
+    return sum(
+        trial.user_attrs.get("seconds", {}).get(activity, 0.0)
+        - trial.user_attrs.get(SPENT_BEFORE, {}).get(activity, 0.0)
+        for trial in trials
+        if "seconds" in trial.user_attrs
+    )
 
 
 def _text(bench: Bench, rows: Sequence[Row], times: Times) -> str:

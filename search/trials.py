@@ -32,7 +32,7 @@ from experiment_tracker import (
     open_wandb,
     read_run,
 )
-from model_checkpoint import Checkpoints, read_records
+from model_checkpoint import Checkpoints, read_records, seconds_spent
 from search.collect import travelling_record, upload
 from search.command_line import Options
 from search.objectives import directions, objective_values
@@ -44,9 +44,11 @@ from search.sampling import new_configuration, pruner, sampler, suggest
 from search.slots import (
     ERROR,
     FAILED,
+    SPENT_BEFORE,
     SlotLost,
     StorageLost,
     TrialEnd,
+    latest_results,
     one_transaction,
     record_end,
     trials_by_slot,
@@ -112,6 +114,8 @@ def run_trial(bench: Bench, trial: optuna.Trial, channel: Channel) -> None:
             return "interrupted"
         return "interrupted" if channel.stop_requested() else None
 
+    if checkpoints.saved is not None:
+        trial.set_user_attr(SPENT_BEFORE, seconds_spent(checkpoints.saved))
     reports.restore(restored_epochs(checkpoints))
     results = train_into(folder, bench.data, bench.wandb, on_epoch, checkpoints)
     end = trial_end(results, plan.objectives)
@@ -127,14 +131,19 @@ def run_trial(bench: Bench, trial: optuna.Trial, channel: Channel) -> None:
 def _sample(bench: Bench, trial_id: int) -> tuple[optuna.Trial, dict[str, object]]:
     """The trial with its configuration, which is stored with it."""
     plan, study = bench.plan, bench.study
-    slot = study._storage.get_trial(trial_id).user_attrs["slot"]
+    claimed = study._storage.get_trial(trial_id)
+    slot = claimed.user_attrs["slot"]
 
     def draw(attempt: int) -> optuna.samplers.BaseSampler:
         return sampler(plan.search_type, plan.seed, slot, plan.sampler, attempt)
 
     study.sampler, study.pruner = draw(0), optuna.pruners.NopPruner()
-    if plan.cells is None:
-        new_configuration(study, trial_id, plan.space, draw)
+    # CMA-ES keeps its state in the trials themselves.
+    if not claimed.system_attrs.get("fixed_params") and not (
+        plan.search_type == "bayesian" and plan.sampler == "cmaes"
+    ):
+        values = new_configuration(study, latest_results(study), plan.space, draw)
+        study._storage.set_trial_system_attr(trial_id, "fixed_params", values)
     trial = optuna.Trial(study, trial_id)
     with one_transaction(study):
         hyperparameters = plan.defaults | suggest(trial, plan.space)

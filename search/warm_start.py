@@ -26,7 +26,9 @@ def warm_starts(results_dir: Path, model: str, space: Mapping[str, Range | Choic
             if rival is None or _error(run) < _error(rival):
                 best[run.config.family] = run
     if not best:
-        raise ValueError(f"--warm_start {results_dir}: holds no complete trial of {model}")
+        raise ValueError(
+            f"--warm_start {results_dir}: holds no complete trial of {model}; name an earlier --results_dir"
+        )
     chosen: list[dict[str, object]] = []
     for run in list(best.values())[:MOST]:
         parameters, _ = snap(run.config.hyperparameters, space)

@@ -120,10 +120,10 @@ def test_load_family_returns_all_splits_that_are_there(tmp_path):
     assert set(only.splits) == {"train", "val", "test"}
 
 
-def test_load_family_names_a_missing_split_and_the_command(tmp_path):
+def test_load_family_names_a_missing_split(tmp_path):
     datasets = make_datasets(optional=False)
     del datasets["test"]
-    with pytest.raises(FileNotFoundError, match=r"test\.h5.*data\.generate --family cosine"):
+    with pytest.raises(FileNotFoundError, match=r"test\.h5: no such dataset; name a file"):
         load_family("cosine", written(tmp_path, datasets), "cpu")
 
 
@@ -131,12 +131,12 @@ def test_load_family_refuses_splits_that_do_not_go_together(tmp_path):
     datasets = make_datasets()
     other = {
         "val": dataclasses.replace(datasets["val"], parameter_names=("v",)),
-        "test_tau": dataclasses.replace(datasets["test_tau"], traits=frozenset({"positive"})),
+        "test_tau": dataclasses.replace(datasets["test_tau"], traits=frozenset({"homogeneous"})),
         "val_noise": dataclasses.replace(datasets["val_noise"], source=datasets["val_noise"].source + 8),
     }
     for split, pattern in (
         ("val", r"val\.h5: parameter_names is v, but w in train\.h5"),
-        ("test_tau", r"traits is positive, but nothing in train\.h5"),
+        ("test_tau", r"traits is homogeneous, but nothing in train\.h5"),
         ("val_noise", r"'source' names trajectory 12 of val, which has 12"),
     ):
         root = written(tmp_path / split, datasets | {split: other[split]})

@@ -6,9 +6,12 @@ from functools import partial
 
 import optuna
 import pytest
+from optuna.distributions import FloatDistribution
+from optuna.trial import create_trial
 
 from hyperparameter_config import Choice, Range, parse_space
 from search.sampling import derived_seed, grid_cells, grid_size, new_configuration, pruner, sampler, snap, suggest
+from search.slots import latest_results
 
 SPACE = {
     "learning_rate": Range(1e-5, 1e-2, "log"),
@@ -103,16 +106,30 @@ def test_other_samplers_draw_the_same_when_resumed_and_stay_inside(kind: str) ->
     assert len({tuple(configuration.values()) for configuration in first}) == 5
 
 
+def test_a_slot_that_was_tried_again_changes_no_later_draw() -> None:
+    space = {"learning_rate": Range(1e-4, 1e-1, "log"), "dropout": Range(0.0, 0.5, "uniform")}
+    entries = {"learning_rate": FloatDistribution(1e-4, 1e-1, log=True), "dropout": FloatDistribution(0.0, 0.5)}
+    found = []
+    for order in ([0, 1, 2, 3, 4, 5], [0, 1, 3, 4, 5, 2]):  # slot 2 was killed at first
+        study = optuna.create_study()
+        for slot in order:
+            params = {"learning_rate": 1e-4 * (slot + 1), "dropout": 0.05 * slot}
+            attributes = {"slot": slot}
+            study.add_trial(
+                create_trial(params=params, distributions=entries, value=abs(slot - 3.3), user_attrs=attributes)
+            )
+        draw = partial(sampler, "bayesian", 1, 6, "tpe")
+        found.append(new_configuration(study, latest_results(study), space, draw))
+    assert found[0] == found[1]
+
+
 @pytest.mark.parametrize("search_type", ["random", "bayesian"])
 def test_a_discrete_space_is_searched_without_repetition(search_type: str) -> None:
     space = {"width": Choice((8, 16, 32)), "log_state": Choice((True, False)), "n_layers": Range(1, 2, "int")}
     study, seen = optuna.create_study(), []
     for slot in range(13):
-        study.enqueue_trial({})
-        (waiting,) = study.get_trials(states=(optuna.trial.TrialState.WAITING,))
         draw = partial(sampler, search_type, 3, slot, "tpe")
-        new_configuration(study, waiting._trial_id, space, draw)
-        study.sampler = draw(0)
+        study.enqueue_trial(new_configuration(study, study.trials, space, draw))
         trial = study.ask()
         seen.append(tuple(suggest(trial, space).values()))
         study.tell(trial, float(len(seen)))

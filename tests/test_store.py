@@ -33,11 +33,11 @@ def make_dataset(count: int = 5, split: str = "train", channels: int = 2) -> sto
         horizon_unit="time",
         traits=frozenset({"positive", "neutral"}),
         parameter_names=("a", "b"),
-        history=generator.normal(size=(count, POINTS + 1, channels)).astype(np.float32),
+        history=generator.uniform(0.5, 2, (count, POINTS + 1, channels)).astype(np.float32),
         tau=tau,
         params=generator.normal(size=(count, 2)),
         offsets=offsets,
-        solution=generator.normal(size=(offsets[-1], channels)).astype(np.float32),
+        solution=generator.uniform(0.5, 2, (offsets[-1], channels)).astype(np.float32),
         source=np.arange(count) if is_noise else None,
         level=np.full(count, 0.05) if is_noise else None,
         scaled=tau[:, None] * 2,
@@ -203,6 +203,7 @@ MUTATIONS = {
     "nan": (edit("history", lambda history: put(history, 0, np.nan)), "'history' holds 18 values that are not finite"),
     "infinite tau": (edit("tau", lambda tau: put(tau, 0, np.inf)), "'tau' holds 1 values that are not finite"),
     "negative tau": (edit("tau", lambda tau: put(tau, 1, -1.0)), "'tau' holds -1, expected positive"),
+    "negative values": (edit("solution", lambda x: -x), "'solution' holds -.*'traits' say that it is positive"),
     "zero tau": (edit("tau", lambda tau: put(tau, 1, 0.0)), "'tau' holds 0, expected positive"),
     "tiny tau": (edit("tau", lambda tau: put(tau, 1, 5e-324)), "'time' is not"),
     "double precision": (edit("solution", lambda x: x.astype("<f8")), "type float64, expected float32"),
@@ -260,7 +261,9 @@ def test_read_refuses_another_family_or_split(path: Path) -> None:
 
 
 def test_read_names_the_command_when_there_is_no_file(tmp_path: Path) -> None:
-    with pytest.raises(FileNotFoundError, match=r"python -m data\.generate --family toy --data_root"):
+    with pytest.raises(FileNotFoundError, match=r"python -m data\.generate --family mackey --data_root"):
+        store.read(store.dataset_path(tmp_path, "mackey", "val"))
+    with pytest.raises(FileNotFoundError, match="name a file that exists"):
         store.read(store.dataset_path(tmp_path, "toy", "val"))
 
 
@@ -289,7 +292,8 @@ def make_own_file(path: Path, **changes: object) -> None:
 
 
 def test_seal_completes_an_own_file_and_keeps_the_rest(tmp_path: Path) -> None:
-    path = tmp_path / "train.h5"
+    path = tmp_path / "toy" / "train.h5"
+    path.parent.mkdir()
     make_own_file(path)
     assert "not sealed" in store.check(path)[0]
     digest = store.seal(path)
@@ -299,6 +303,14 @@ def test_seal_completes_an_own_file_and_keeps_the_rest(tmp_path: Path) -> None:
     with h5py.File(path) as file:
         assert file.attrs["note"] == "measured on a Tuesday"
     assert store.seal(path) == digest
+
+
+def test_seal_refuses_a_file_that_no_search_would_find(tmp_path: Path) -> None:
+    path = tmp_path / "other" / "train.h5"
+    path.parent.mkdir()
+    make_own_file(path)
+    with pytest.raises(store.DatasetError, match=r"family 'toy', split 'train', .* looks for as toy/train\.h5"):
+        store.seal(path)
 
 
 def test_seal_refuses_a_bad_file_and_leaves_it_alone(tmp_path: Path) -> None:

@@ -6,8 +6,13 @@ import argparse
 import json
 import time
 from pathlib import Path
+from types import ModuleType
+from typing import TYPE_CHECKING
 
 from hyperparameter_config import Choice, Range
+
+if TYPE_CHECKING:
+    from experiment_tracker import EpochRecord
 
 GRACE = 3  # epochs before a trial may be stopped
 
@@ -50,7 +55,7 @@ def total(spent: Path) -> float:
     return sum(float(line) for line in spent.read_text().split())
 
 
-def domain(entry: Range | Choice, tune) -> object:
+def domain(entry: Range | Choice, tune: ModuleType) -> object:
     """The entry of a search space in Ray's words."""
     if isinstance(entry, Choice):
         return tune.choice(list(entry.values))
@@ -68,7 +73,7 @@ def train_one(config: dict[str, object], arguments: argparse.Namespace, spent: s
     data, _, first = setting(arguments)
     best, last = float("inf"), time.process_time()
 
-    def on_epoch(record) -> None:
+    def on_epoch(record: EpochRecord) -> None:
         nonlocal best, last
         now = time.process_time()
         with open(spent, "a") as file:

@@ -100,9 +100,7 @@ def train(
     import model_trainer
 
     limits = model_trainer.Limits(arguments.max_epochs, arguments.max_epochs)
-    return model_trainer.train(
-        arguments.model, hyperparameters, data, limits=limits, seed=seed, on_epoch=on_epoch or (lambda record: None)
-    )
+    return model_trainer.train(arguments.model, hyperparameters, data, limits=limits, seed=seed, on_epoch=on_epoch)
 
 
 def work(arguments: argparse.Namespace) -> None:

@@ -20,7 +20,7 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -32,6 +32,8 @@ from benchmarks.record import write_results  # noqa: E402
 
 if TYPE_CHECKING:
     from data.batches import FamilyData
+    from experiment_tracker import EpochRecord
+    from model_trainer import TrainingResult
 
 CHECKPOINTS = (1 / 3, 2 / 3, 1.0)  # of the budget
 METHODS = ("promote", "hyperband", "tpe", "random", "asha")
@@ -94,8 +96,12 @@ def setting(arguments: argparse.Namespace) -> tuple[FamilyData, dict[str, object
 
 
 def train(
-    arguments: argparse.Namespace, data: FamilyData, hyperparameters: dict[str, object], seed: int, on_epoch=None
-):
+    arguments: argparse.Namespace,
+    data: FamilyData,
+    hyperparameters: dict[str, object],
+    seed: int,
+    on_epoch: Callable[[EpochRecord], str | None] = lambda record: None,
+) -> TrainingResult:
     """One training by the trainer that all share."""
     import model_trainer
 

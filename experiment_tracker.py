@@ -16,7 +16,15 @@ Weights & Biases: `open_wandb(settings)` gives a `WandbLogger`, or its silent tw
 from tracking.folders import ARTIFACTS, CHECKPOINTS, RunFolder, write_atomically
 from tracking.reading import Run, read_run, read_runs
 from tracking.records import ROLES, STATUSES, EpochRecord, FinalResults, RecordError, RunConfig
-from tracking.wandb_log import WANDB_MODES, NullWandb, WandbLogger, WandbSettings, choose_wandb_mode, open_wandb
+from tracking.wandb_log import (
+    WANDB_MODES,
+    NullWandb,
+    StudyLog,
+    WandbLogger,
+    WandbSettings,
+    choose_wandb_mode,
+    open_wandb,
+)
 
 __all__ = [
     "ARTIFACTS",
@@ -31,6 +39,7 @@ __all__ = [
     "Run",
     "RunConfig",
     "RunFolder",
+    "StudyLog",
     "WandbLogger",
     "WandbSettings",
     "choose_wandb_mode",

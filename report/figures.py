@@ -14,6 +14,14 @@ from report.loading import load, metric_columns
 from report.metrics import DEFAULT_METRIC, resolve_metric
 from report.tables import slugs
 
+TITLES = {
+    "model_comparison": "Operators side by side",
+    "trajectories": "What the best operators predict",
+    "convergence_analysis": "How training went",
+    "parameter_importance": "Which hyperparameters mattered",
+    "heatmap": "Where good configurations lie",
+}
+
 
 def model_comparison(analysis: Analysis) -> Figure:
     table = comparison.comparison_table(analysis.runs, analysis.metric)
@@ -60,18 +68,37 @@ def readings(analysis: Analysis) -> dict[str, str]:
 
 
 def draw_results(results_dir: Path, *, studies: Sequence[str] = (), metric: str = DEFAULT_METRIC) -> dict[str, Figure]:
-    """File stem -> figure for the runs of a results folder, or of some of its studies: for W&B and notebooks."""
-    results = load(results_dir, studies=studies)
-    chosen = resolve_metric(metric, metric_columns(results.runs))
-    analysis = Analysis(results.runs, results.epochs, chosen)
+    """File stem -> figure for the runs of a results folder, or of some of its studies."""
     with style.styled():
-        figures = {
-            "model_comparison": model_comparison(analysis),
-            "parameter_importance": parameter_importance(analysis),
-            "convergence_analysis": convergence_analysis(analysis),
-            "trajectories": trajectory_figure(analysis),
-        }
-        return figures | {f"heatmap_{slug}": figure for slug, figure in heatmap_figures(analysis).items()}
+        return _drawn(_analysis(results_dir, studies, metric))
+
+
+def save_study(results_dir: Path, study: str, folder: Path) -> dict[str, tuple[Path, str]]:
+    """The figures of one study as PNG files in `folder`: name -> (file, title and reading)."""
+    analysis = _analysis(results_dir, [study], DEFAULT_METRIC)
+    sentences = readings(analysis)
+    with style.styled():
+        saved = {}
+        for stem, figure in _drawn(analysis).items():
+            name = "heatmap" if stem.startswith("heatmap_") else stem
+            (path,) = style.save(figure, folder, name, ["png"])
+            saved[name] = (path, f"{TITLES[name]}. {sentences[stem]}")
+        return saved
+
+
+def _analysis(results_dir: Path, studies: Sequence[str], metric: str) -> Analysis:
+    results = load(results_dir, studies=studies)
+    return Analysis(results.runs, results.epochs, resolve_metric(metric, metric_columns(results.runs)))
+
+
+def _drawn(analysis: Analysis) -> dict[str, Figure]:
+    figures = {
+        "model_comparison": model_comparison(analysis),
+        "trajectories": trajectory_figure(analysis),
+        "convergence_analysis": convergence_analysis(analysis),
+        "parameter_importance": parameter_importance(analysis),
+    }
+    return figures | {f"heatmap_{slug}": figure for slug, figure in heatmap_figures(analysis).items()}
 
 
 def _sentence(text: str) -> Figure:

@@ -9,14 +9,9 @@ from pathlib import Path
 from report.analysis import Analysis
 from report.answer import answer
 from report.explorer import cell, explorer
+from report.figures import TITLES
 from report.metrics import DEFINITIONS
 
-TITLES = {
-    "model_comparison": "Operators side by side",
-    "trajectories": "What the best operators predict",
-    "convergence_analysis": "How training went",
-    "parameter_importance": "Which hyperparameters mattered",
-}
 NOTES = {
     "parameter_importance": "Rank correlation shows a direction and misses effects that rise and fall again; MDI and "
     "fANOVA are forests' shares of the variance without direction, and mean little below some twenty trials. Bayesian "
@@ -133,7 +128,7 @@ def _figures(pictures: Sequence[Picture]) -> list[str]:
                 for one in maps
             )
             sections.append(
-                f"<section id=maps class=maps><h2>Where good configurations lie</h2><p class=quiet>"
+                f"<section id=maps class=maps><h2>{TITLES['heatmap']}</h2><p class=quiet>"
                 f"{escape(HEATMAP_NOTE)}</p>{folded}</section>"
             )
             is_begun = True

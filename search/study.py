@@ -20,6 +20,7 @@ from search.plan import StudyPlan, estimated_hours
 from search.progress import Display
 from search.slots import SPENT_BEFORE, StorageLost, finished_trials
 from search.storage import search_lock, signs_of_life
+from search.study_log import track_study
 from search.trials import Bench, TrialCrash, open_bench
 from search.winner import keep_winner
 from search.workers import search_here, search_with_workers, settle
@@ -107,10 +108,10 @@ def search_study(
                 f"a trial of study {plan.name!r} hit a bug, which stops the study; {crash}", 1
             ) from crash
         rows = leaderboard_rows(bench.study, plan, confirmed)
-        track_study(bench, rows)
         kept = keep_winner(plan, rows[0], options) if rows else None
         if kept is not None:
             logger.info("the best model of %s on %s is kept as %s", plan.model, plan.family, kept)
+        track_study(bench, rows, with_pictures=not interruption.is_requested)
         times = spent(bench, confirmations, since, idle)
         return Outcome(_text(bench, rows, times), len(rows))
 
@@ -133,28 +134,6 @@ def run_slots(bench: Bench, interruption: Interruption) -> float:
             return (search_here if options.n_workers == 1 else search_with_workers)(bench, interruption, display)
     finally:
         display.close()
-
-
-def track_study(bench: Bench, rows: Sequence[Row]) -> None:
-    """Logs the table of trials as the study's own W&B run."""
-    if not rows:
-        return
-    names = list(bench.plan.space)
-    trials = {trial.user_attrs["slot"]: trial for trial in finished_trials(bench.study, bench.plan.n_slots)}
-    table = [
-        [
-            row.rank,
-            row.slot,
-            row.val_error,
-            row.test_error,
-            *(trials[row.slot].params[n] for n in names),
-            row.run_folder,
-        ]
-        for row in rows
-    ]
-    best = {"best_val_rel_error": rows[0].val_error, "best_test_rel_error": rows[0].test_error}
-    columns = ["rank", "slot", "val_rel_error", "test_rel_error", *names, "run_folder"]
-    bench.wandb.log_study(bench.plan.name, columns, table, config=bench.plan.fingerprint(), summary=best)
 
 
 def spent(bench: Bench, confirmations: Sequence[optuna.Study], since: float, idle: float) -> Times:

@@ -69,7 +69,14 @@ def _messages(content: bytes) -> list[bytes]:
 
 
 def _values(items: object) -> dict[str, object]:
-    return {item.key or "/".join(item.nested_key): json.loads(item.value_json) for item in items}
+    found: dict[str, object] = {}
+    for item in items:
+        *path, last = item.nested_key or [item.key]
+        place = found
+        for name in path:
+            place = place.setdefault(name, {})
+        place[last] = json.loads(item.value_json)
+    return found
 
 
 def _take(run: OfflineRun, record: Record) -> None:

@@ -28,7 +28,8 @@ FLOW = {
     "model_step": {"data", "dno", "model_optimizer"},
     "model_trainer": {"data", "dno", "experiment_tracker", "model_checkpoint", "model_evaluation"}
     | {"model_optimizer", "model_step"},
-    "search": {"hyperparameter_config", "experiment_tracker", "data", "dno", "model_checkpoint", "model_trainer"},
+    "search": {"hyperparameter_config", "experiment_tracker", "data", "dno", "model_checkpoint", "model_trainer"}
+    | {"report"},
     "hyperparameter_search": {"search", "hyperparameter_config", "experiment_tracker", "data", "dno", "model_trainer"},
     "report": {"experiment_tracker", "hyperparameter_config"},
     "advanced_visualizations": {"report", "experiment_tracker", "hyperparameter_config"},

@@ -17,6 +17,7 @@ from runs import CONFIG, RESULTS, epoch
 from experiment_tracker import (
     NullWandb,
     RunFolder,
+    StudyLog,
     WandbLogger,
     WandbSettings,
     open_wandb,
@@ -24,6 +25,15 @@ from experiment_tracker import (
 from tracking import wandb_log
 
 ROOT = Path(__file__).parent.parent
+STUDY = StudyLog(
+    name="study",
+    tags=("mackey",),
+    config={"seed": 0},
+    columns=("slot", "status", "val"),
+    rows=[[0, "complete", 0.2], [1, None, math.nan]],
+    course=[{"trial": 1, "search/val": 0.3}, {"trial": 2, "search/val": 0.2}],
+    summary={"best": 0.2},
+)
 
 
 @pytest.fixture
@@ -65,9 +75,7 @@ def test_wandb_logs_every_epoch_of_every_trial_and_the_study(logged_out: Path, t
     wandb = open_wandb(WandbSettings("offline", "dno-search", "None", results_dir))
     for slot in (0, 1):
         log_trial(wandb, results_dir, slot, epochs=40 + slot)
-    picture = next(results_dir.glob("*/artifacts/rollout.png"))
-    rows = [[0, "complete", 0.2], [1, None, math.nan]]
-    wandb.log_study("study", ["slot", "status", "val"], rows, summary={"best": 0.2}, pictures=[picture])
+    wandb.log_study(STUDY)
     wandb.close()
     runs = {run.name: run for run in map(read_offline_run, offline_folders(results_dir))}
     assert sorted(runs) == ["study", "trial-0000", "trial-0001"]
@@ -88,6 +96,8 @@ def test_wandb_logs_every_epoch_of_every_trial_and_the_study(logged_out: Path, t
         assert run.exit_code == 0
     study = runs["study"]
     assert (study.group, study.job_type, study.summary["best"]) == ("study", "study", 0.2)
+    assert study.tags == ["study", "mackey"] and study.steps["search/val"] == "trial"
+    assert [row["search/val"] for row in study.history if "search/val" in row] == [0.3, 0.2]
     (table,) = results_dir.glob("wandb/offline-run-*/files/media/table/*.json")
     content = json.loads(table.read_text())
     assert content["columns"] == ["slot", "status", "val"]
@@ -189,7 +199,7 @@ def test_wandb_disabled_logs_nothing_and_imports_nothing(logged_out: Path, tmp_p
     wandb = open_wandb(WandbSettings("disabled", "p", None, tmp_path / "results"))
     assert isinstance(wandb, NullWandb)
     log_trial(wandb, tmp_path / "results", 0, epochs=1)
-    wandb.log_study("s", ["a"], [[1]], summary={}, pictures=[])
+    wandb.log_study(STUDY)
     wandb.close()
     assert not (tmp_path / "results" / "wandb").exists()
     code = "import sys, experiment_tracker; assert 'wandb' not in sys.modules and 'torch' not in sys.modules"

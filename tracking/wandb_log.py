@@ -8,7 +8,7 @@ import math
 import os
 import re
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 
 from tracking.folders import ARTIFACTS
@@ -29,6 +29,8 @@ EPOCH_KEYS = {  # the key in W&B of each field of an EpochRecord
     "epoch_seconds": "epoch_time",
     "elapsed_seconds": "elapsed_time",
 }
+AXES = ("train/*", "val/*", *(key for key in EPOCH_KEYS.values() if "/" not in key))  # what is drawn over the epoch
+PANELLESS = ("elapsed_time",)  # an axis to choose, whose own panel would be a straight line
 SUMMARY_KEYS = {  # besides the metrics under their own names
     "best_val": "val_rel_error",
     "best_epoch": "best_epoch",
@@ -37,6 +39,20 @@ SUMMARY_KEYS = {  # besides the metrics under their own names
     "stability_score": "stability_score",
     "n_params": "n_parameters",
 }
+
+
+@dataclass(frozen=True)
+class StudyLog:
+    """What the run of a study shows. The keys before a slash are the sections of its workspace."""
+
+    name: str
+    tags: tuple[str, ...]
+    config: Mapping[str, object]
+    columns: tuple[str, ...]
+    rows: Sequence[Sequence[object]]  # of the table `trials`, a row a trial
+    course: Sequence[Mapping[str, float]]  # what is drawn over the step `trial`, by key
+    summary: Mapping[str, object]
+    pictures: Mapping[str, tuple[Path, str]] = field(default_factory=dict)  # name -> PNG file and caption
 
 
 @dataclass(frozen=True)
@@ -56,7 +72,7 @@ class WandbSettings:
 
 
 class WandbLogger:
-    """Logs one run at a time: a trial from start to finish, or a study's table. One logger per process.
+    """Logs one run at a time: a trial from start to finish, or a study. One logger per process.
 
     Losing W&B never stops a search: an unreachable server means offline runs from then on, and a run that breaks off
     later costs one logged line. The run folder is the record of truth.
@@ -87,7 +103,7 @@ class WandbLogger:
             tags=[config.model, config.family, config.search_type],
             config=flat if n_params is None else {**flat, "n_params": n_params},
         )
-        self._attempt(self._define_metrics)
+        self._attempt(lambda: self._define_steps("epoch", AXES))
 
     def log_epoch(self, record: EpochRecord) -> None:
         """Logs an epoch under the step `epoch`; what was not computed is left out."""
@@ -107,24 +123,18 @@ class WandbLogger:
             self._attempt(lambda: self._upload(f"{self._study}-pictures", "pictures", pictures))
         self._finish(exit_code=0 if results.status in ("complete", "pruned") else 1)
 
-    def log_study(
-        self,
-        study: str,
-        columns: Sequence[str],
-        rows: Sequence[Sequence[object]],
-        *,
-        config: Mapping[str, object] | None = None,
-        summary: Mapping[str, object] | None = None,
-        pictures: Sequence[Path] = (),
-    ) -> None:
-        """One run with job type "study": the table of its trials, a summary, and pictures."""
-        data = [[_cell(value) for value in row] for row in rows]
-        last = {key: _cell(value) for key, value in (summary or {}).items()}
-        self._start(group=study, job_type="study", name=study, tags=["study"], config=dict(config or {}))
-        table = self._wandb.Table(columns=list(columns), data=data, allow_mixed_types=True)
-        self._attempt(lambda: self._run.log({"trials": table}))
+    def log_study(self, study: StudyLog) -> None:
+        """One run with job type "study" in the group of its trials. W&B keeps copies of the pictures."""
+        data = [[_cell(value) for value in row] for row in study.rows]
+        last = {key: _cell(value) for key, value in study.summary.items()}
+        arguments = {"group": study.name, "job_type": "study", "name": study.name, "config": dict(study.config)}
+        self._start(tags=["study", *study.tags], **arguments)
+        self._attempt(lambda: self._define_steps("trial", sorted({key for row in study.course for key in row})))
+        for row in study.course:
+            self._attempt(lambda row=row: self._run.log(dict(row)))
+        table = self._wandb.Table(columns=list(study.columns), data=data, allow_mixed_types=True)
+        self._attempt(lambda: self._run.log({"trials": table, **self._images(study.pictures)}))
         self._attempt(lambda: self._run.summary.update(last))
-        self._attempt(lambda: self._upload(f"{study}-report", "pictures", list(pictures)))
         self._finish(exit_code=0)
 
     def close(self) -> None:
@@ -170,10 +180,15 @@ class WandbLogger:
             **arguments,
         )
 
-    def _define_metrics(self) -> None:
-        self._run.define_metric("epoch", hidden=True)
-        for name in ("train/*", "val/*", *(key for key in EPOCH_KEYS.values() if "/" not in key)):
-            self._run.define_metric(name, step_metric="epoch")
+    def _define_steps(self, step: str, names: Sequence[str]) -> None:
+        """Draws these keys over `step`, which has no panel of its own."""
+        self._run.define_metric(step, hidden=True)
+        for name in names:
+            if name != step:
+                self._run.define_metric(name, step_metric=step, hidden=name in PANELLESS)
+
+    def _images(self, pictures: Mapping[str, tuple[Path, str]]) -> dict[str, object]:
+        return {f"report/{name}": self._wandb.Image(str(path), caption=text) for name, (path, text) in pictures.items()}
 
     def _upload(self, name: str, kind: str, files: list[Path]) -> None:
         if not files:
@@ -216,16 +231,7 @@ class NullWandb:
 
     def finish_trial(self, results: FinalResults, folder: Path | None = None) -> None: ...
 
-    def log_study(
-        self,
-        study: str,
-        columns: Sequence[str],
-        rows: Sequence[Sequence[object]],
-        *,
-        config: Mapping[str, object] | None = None,
-        summary: Mapping[str, object] | None = None,
-        pictures: Sequence[Path] = (),
-    ) -> None: ...
+    def log_study(self, study: StudyLog) -> None: ...
 
     def close(self) -> None: ...
 

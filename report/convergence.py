@@ -13,12 +13,15 @@ from report import style
 from report.tables import best_by_operator
 
 GRID = 120  # points of a band
-VIEWS = (
-    ("epoch", "val_rel_error", "epoch", "lowest validation error"),
-    ("elapsed_seconds", "val_rel_error", "training seconds", "lowest validation error"),
-    ("epoch", "train_loss", "epoch", "training loss"),
-    ("epoch", "learning_rate", "epoch", "learning rate"),
+VIEWS = (  # x, y, title; a pair that shows the same over epochs and over seconds shares its scale
+    ("epoch", "val_rel_error", "lowest validation error"),
+    ("elapsed_seconds", "val_rel_error", ""),
+    ("epoch", "train_loss", "training loss"),
+    ("elapsed_seconds", "train_loss", ""),
+    ("epoch", "learning_rate", "learning rate"),
 )
+PAIRS = ((0, 1), (2, 3))
+X_LABELS = {"epoch": "epoch", "elapsed_seconds": "training seconds"}
 FEWEST_LINES = 3  # that make a band
 FADED = 12  # pruned trials drawn per study
 
@@ -65,9 +68,9 @@ def draw_convergence(runs: pd.DataFrame, epochs: pd.DataFrame, best: pd.DataFram
     figure = style.new_figure(style.WIDE, 1.55 * len(families) + 0.75)
     panels = figure.subplots(len(families), len(VIEWS), squeeze=False)
     best_runs = set(best["run"]) if len(best) else set()
-    for column, (x, y, x_label, y_label) in enumerate(VIEWS):
+    for column, (x, y, title) in enumerate(VIEWS):
         lines = curves(epochs, x, y)
-        panels[0, column].set_title(y_label, fontsize=7.5)
+        panels[0, column].set_title(title, fontsize=7.5, loc="left")
         for axes, family in zip(panels[:, column], families, strict=True):
             _view(
                 axes,
@@ -78,7 +81,10 @@ def draw_convergence(runs: pd.DataFrame, epochs: pd.DataFrame, best: pd.DataFram
                 with_band=y != "learning_rate",
                 y_is_error=y == "val_rel_error",
             )
-            axes.set_xlabel(x_label if family == families[-1] else "")
+            axes.set_xlabel(X_LABELS[x] if family == families[-1] else "")
+    for row in panels:
+        for left, right in PAIRS:
+            _share(row[left], row[right])
     for axes, family in zip(panels[:, 0], families, strict=True):
         axes.set_ylabel(style.words(family), fontweight="bold")
     handles = [
@@ -148,6 +154,15 @@ def _view(
     style.log_axis(axes.yaxis, shown[:, 1])
     axes.set_xlim(0, shown[:, 0].max() * 1.03)
     axes.grid()
+
+
+def _share(left: Axes, right: Axes) -> None:
+    """One vertical scale for two panels side by side, labelled at the left."""
+    if left.axison and right.axison:
+        limits = [*left.get_ylim(), *right.get_ylim()]
+        for axes in (left, right):
+            axes.set_ylim(min(limits), max(limits))
+        right.tick_params(labelleft=False)
 
 
 def _draw_pruned(axes: Axes, lines: list[np.ndarray], colour: str) -> list[np.ndarray]:

@@ -9,6 +9,7 @@ from report.loading import parameter_columns
 from report.metrics import Metric
 
 CONFIGURATION = ["study", "configuration"]
+COUNTED_ROLES = ("confirmation", "trial")  # the first of which there are runs
 
 
 def configurations(runs: pd.DataFrame, metric: Metric) -> pd.DataFrame:
@@ -16,7 +17,7 @@ def configurations(runs: pd.DataFrame, metric: Metric) -> pd.DataFrame:
 
     `ranking` and `value` are means over its confirmations (fresh seeds) where there are any, else those of its trial;
     `spread` is their standard deviation (nan for a single one), `n_runs` their count. `run` is the trial to look at:
-    the best of the runs counted, by `ranking`.
+    the best of the runs counted, by `ranking`. A rerun repeats a seed, so it counts where nothing else is left only.
     """
     complete = runs[runs["status"] == "complete"].reindex(columns=_with_metric(runs, metric))
     rows = [_configuration(group, metric) for _, group in complete.groupby(CONFIGURATION, sort=True)]
@@ -90,8 +91,8 @@ def _with_metric(runs: pd.DataFrame, metric: Metric) -> list[str]:
 
 
 def _configuration(group: pd.DataFrame, metric: Metric) -> dict[str, object]:
-    confirmations = group[group["role"] == "confirmation"]
-    counted = confirmations if len(confirmations) else group[group["role"] != "confirmation"]
+    by_role = [group[group["role"] == role] for role in COUNTED_ROLES]
+    counted = next((rows for rows in by_role if len(rows)), group)
     ordered = counted.sort_values(
         metric.ranking, ascending=not metric.higher_is_better, kind="stable", na_position="last"
     )
@@ -101,5 +102,5 @@ def _configuration(group: pd.DataFrame, metric: Metric) -> dict[str, object]:
     row["value"] = values.mean()
     row["spread"] = values.std(ddof=1)
     row["n_runs"] = len(counted)
-    row["confirmed"] = bool(len(confirmations))
+    row["confirmed"] = bool(len(by_role[0]))
     return row

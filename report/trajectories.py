@@ -11,7 +11,7 @@ from matplotlib.lines import Line2D
 from report import style
 
 CASES = ("best", "median", "worst")
-SPLITS = {"test": "in range", "test_tau": "larger delay", "test_horizon": "twice the horizon"}
+SPLITS = {"test": "error in range", "test_tau": "at larger delays", "test_horizon": "over twice the horizon"}
 SPLIT_STYLES = {"test": "-", "test_tau": "--", "test_horizon": ":"}
 SPATIAL_CHANNELS = 4  # from here on channels are shown as points of space
 

@@ -16,6 +16,7 @@ from report.studies import distribution, rebuild
 from report.style import number
 from tests.run_folders import make_results, predictions
 
+ROLES = ("trial", "rerun")
 METRIC = Metric("test_rel_error", "val_rel_error")
 
 
@@ -52,6 +53,14 @@ def test_confirmed_configuration_goes_before_a_lucky_trial():
     assert best["configuration"] == "sound" and best["confirmed"] and best["n_runs"] == 2
     assert best["value"] == pytest.approx(0.05)
     assert best["spread"] == pytest.approx(math.sqrt(2) * 0.01)
+
+
+def test_rerun_of_a_trial_is_no_second_training():
+    rows = [{"configuration": "a", "role": role, "val_rel_error": 0.1, "test_rel_error": 0.2} for role in ROLES]
+    row = tables.configurations(run_rows(*rows), METRIC).iloc[0]
+    assert row["n_runs"] == 1 and math.isnan(row["spread"]) and not row["confirmed"]
+    alone = tables.configurations(run_rows(rows[1]), METRIC).iloc[0]
+    assert alone["n_runs"] == 1 and alone["value"] == 0.2
 
 
 def test_configurations_of_a_metric_where_higher_is_better_are_turned_around():

@@ -81,8 +81,10 @@ def best_rows(table: pd.DataFrame) -> pd.DataFrame:
 
 def _star_handle(is_confirmed: bool) -> Line2D:
     text = "best by validation, confirmed" if is_confirmed else "best by validation"
-    face = "black" if is_confirmed else "white"
-    return Line2D([], [], marker="*", mfc=face, mec="black", ls="", ms=8, mew=0.7, label=text)
+    face = style.GREY if is_confirmed else "white"
+    return Line2D(
+        [], [], marker="*", mfc=face, mec="black" if is_confirmed else style.GREY, ls="", ms=8, mew=0.9, label=text
+    )
 
 
 def _place(families: list[str], models: list[str], family: str, model: str) -> float:
@@ -142,9 +144,9 @@ def _stars(axes: Axes, best: pd.DataFrame, families: list[str], models: list[str
     for row in best.to_dict("records"):
         if row["family"] in families and row["model"] in models and row[column] > 0:
             place = _place(families, models, row["family"], row["model"])
-            face = "black" if row["confirmed"] else "white"
-            axes.plot(place, row[column], "*", mfc=face, mec="black" if face == "white" else "white", ms=8, mew=0.6,
-                      zorder=5)  # fmt: skip
+            face = style.colour(row["model"], models) if row["confirmed"] else "white"
+            edge = "black" if row["confirmed"] else style.colour(row["model"], models)
+            axes.plot(place, row[column], "*", mfc=face, mec=edge, ms=8, mew=0.9, zorder=5)
             low, high = axes.get_ylim()
             axes.set_ylim(min(low, row[column] / 1.3), max(high, 1.3 * row[column]))
             if column == "value" and 0 < row["spread"] < row["value"]:

@@ -23,6 +23,7 @@ VIEWS = (  # x, y, title; a pair that shows the same over epochs and over second
 PAIRS = ((0, 1), (2, 3))
 X_LABELS = {"epoch": "epoch", "elapsed_seconds": "training seconds"}
 FEWEST_LINES = 3  # that make a band
+HEADROOM = 5  # times the highest value of a best trial: where the scale ends, whatever wild first epochs did
 FADED = 12  # pruned trials drawn per study
 
 
@@ -94,15 +95,23 @@ def draw_convergence(runs: pd.DataFrame, epochs: pd.DataFrame, best: pd.DataFram
         )
         for m in models
     ]  # fmt: skip
-    handles += [
-        Line2D([], [], color=style.GREY, marker="x", ls="-", lw=0.5, ms=4, label="pruned"),
+    handles += _signs(runs, best_runs)
+    figure.legend(handles=handles, loc="outside upper center", ncols=math.ceil(len(handles) / 2))
+    return figure
+
+
+def _signs(runs: pd.DataFrame, best: set[str]) -> list[Line2D | Patch]:
+    """Legend entries of the signs that occur."""
+    signs = [
         Patch(facecolor=style.GREY, alpha=0.3, label="middle half of the trials"),
         Line2D([], [], color=style.GREY, lw=0.7, label="median trial"),
         Line2D([], [], color=style.GREY, marker="o", ls="", ms=4, label="best trial, its best epoch"),
-        Line2D([], [], color=style.GREY, marker="|", ls="", ms=7, mew=1.4, label="it stopped early"),
     ]
-    figure.legend(handles=handles, loc="outside upper center", ncols=math.ceil(len(handles) / 2))
-    return figure
+    if (runs["status"] == "pruned").any():
+        signs.insert(0, Line2D([], [], color=style.GREY, marker="x", ls="-", lw=0.5, ms=4, label="pruned"))
+    if best & stopped_early(runs):
+        signs.append(Line2D([], [], color=style.GREY, marker="|", ls="", ms=7, mew=1.4, label="it stopped early"))
+    return signs
 
 
 def reading(runs: pd.DataFrame, table: pd.DataFrame) -> str:
@@ -130,7 +139,7 @@ def _view(
     if not mine:
         style.say(axes, "no epochs\nrecorded")
         return
-    drawn: list[np.ndarray] = []
+    drawn, bold = [], []
     stopped = stopped_early(runs)
     for model in style.model_order(runs["model"]):
         colour = style.colour(model, models)
@@ -140,18 +149,19 @@ def _view(
             complete = [mine[run] for run in of_model.loc[of_model["status"] == "complete", "run"]]
             drawn += _draw_pruned(axes, pruned, colour) + _draw_band(axes, complete, colour)
         for run in of_model.loc[of_model["run"].isin(best), "run"]:
-            drawn.append(mine[run])
+            bold.append(mine[run])
             axes.plot(*mine[run].T, color=colour, lw=1.5, ls=style.dashes(model, models), zorder=4)
             if y_is_error:
                 lowest = mine[run][np.argmin(mine[run][:, 1])]
                 axes.plot(*lowest, style.marker(model, models), color=colour, ms=4, mec="white", mew=0.5, zorder=6)
             if run in stopped:
                 axes.plot(*mine[run][-1], "|", color=colour, ms=7, mew=1.4, zorder=5)
-    if not drawn:
+    if not drawn and not bold:
         style.say(axes, "no complete or\npruned trial")
         return
-    shown = np.concatenate(drawn)
-    style.log_axis(axes.yaxis, shown[:, 1])
+    shown = np.concatenate(drawn + bold)
+    highest = HEADROOM * max((line[:, 1].max() for line in bold), default=math.inf)
+    style.log_axis(axes.yaxis, np.minimum(shown[:, 1], highest))
     axes.set_xlim(0, shown[:, 0].max() * 1.03)
     axes.grid()
 

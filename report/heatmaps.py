@@ -79,7 +79,7 @@ def draw_heatmap(
         figure = style.new_figure(style.NARROW, 1.4)
         axes = figure.subplots()
         axes.set_title(title, loc="left")
-        style.say(axes, f"{n} complete trials: at least {FEWEST_TRIALS}\nand two varied parameters are needed")
+        style.say(axes, f"{n} complete: at least {FEWEST_TRIALS} trials\nand two varied parameters are needed")
         return figure
     columns = min(3, len(tables))
     rows = math.ceil(len(tables) / columns)

@@ -75,8 +75,10 @@ def draw_importance(
     panels = figure.subplots(rows, columns, squeeze=False)
     for axes, (study, table) in zip(panels.flat, tables.items(), strict=False):
         _panel(axes, titles[study], table, finished[study], style.colour(models[study], models.values()))
-    for axes in panels.flat[max(0, len(tables) - columns) : len(tables)]:
-        axes.set_xlabel("correlation, share")
+    for column in panels.T:
+        lowest = [axes for axes in column if axes.axison and axes.has_data()][-1:]
+        for axes in lowest:
+            axes.set_xlabel("correlation, share")
     for axes in panels.flat[len(tables) :]:
         axes.set_axis_off()
     side = "right" if metric.higher_is_better else "left"
@@ -102,7 +104,7 @@ def reading(tables: Mapping[str, pd.DataFrame]) -> str:
 def _panel(axes: Axes, title: str, table: pd.DataFrame, n: int, colour: str) -> None:
     axes.set_title(textwrap.fill(f"{title} (n={n})", TITLE_WIDTH), loc="left", fontsize=7)
     if table.empty:
-        style.say(axes, f"{n} complete trials:\nat least {FEWEST_TRIALS} and a varied\nparameter are needed")
+        style.say(axes, f"{n} complete: at least\n{FEWEST_TRIALS} trials and a varied\nparameter are needed")
         return
     shown = table.head(MOST_SHOWN).iloc[::-1]
     places = np.arange(len(shown))

@@ -128,7 +128,8 @@ def _boxes(
 def _finish(axes: Axes, values: pd.Series, families: list[str], letters: int) -> None:
     style.log_axis(axes.yaxis, values.astype(float))
     low, high = axes.get_ylim()
-    axes.set_ylim(low / (high / low) ** 0.06, high)  # room for the counts
+    if low > 0:
+        axes.set_ylim(low / (high / low) ** 0.06, high)  # room for the counts
     axes.set_xticks(range(len(families)), [style.wrapped(style.words(family), letters) for family in families])
     axes.set_xlim(-0.55, len(families) - 0.45)
     for edge in range(1, len(families)):
@@ -156,7 +157,8 @@ def _stars(axes: Axes, best: pd.DataFrame, families: list[str], models: list[str
 def _fronts(panels: list[Axes], table: pd.DataFrame, metric: Metric, families: list[str], models: list[str]) -> None:
     """Error against parameters, a panel per family on common scales; a line joins the trials that no other beats."""
     points = table.pivot_table(index=["run", "family", "model"], columns="measure", values="value").reset_index()
-    points = points.reindex(columns=["run", "family", "model", "n_parameters", metric.column]).dropna()
+    columns = dict.fromkeys(["run", "family", "model", "n_parameters", metric.column])
+    points = points.reindex(columns=list(columns)).dropna()
     for n, (axes, family) in enumerate(zip(panels, families, strict=False)):
         axes.set_title(style.words(family))
         mine = points[points["family"] == family]

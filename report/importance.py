@@ -31,14 +31,15 @@ def importance(runs: pd.DataFrame, study: optuna.Study, metric: Metric) -> pd.Da
 
     `spearman` is the signed rank correlation with the objective (nan for choices without order). `mdi` shares
     sum to 1; `fanova` shares are those of single hyperparameters and sum to at most 1. `n` counts complete trials; the
-    table is empty with fewer than 5 of them. The forests see the logarithm of a positive objective, so that one bad
-    trial does not decide alone.
+    table is empty with fewer than 5 of them, and where their values are all equal. The forests see the logarithm of a
+    positive objective, so that one bad trial does not decide alone.
     """
     finished = [trial for trial in study.trials if trial.state == TrialState.COMPLETE]
     mine = runs[runs["run"].isin([trial.user_attrs["run"] for trial in finished])]
     columns = sorted(varying_parameters(mine))  # Optuna 5.0 labels MDI shares wrongly unless names come sorted
     columns = [column for column in columns if mine[column].notna().all()]
-    if len(finished) < FEWEST_TRIALS or not columns:
+    are_equal = len({trial.value for trial in finished}) < 2
+    if len(finished) < FEWEST_TRIALS or not columns or are_equal:
         return pd.DataFrame(columns=list(COLUMNS))
     names = [column.removeprefix(PARAMETER) for column in columns]
     target = _log_value if all(trial.value > 0 for trial in finished) else _value
@@ -104,7 +105,7 @@ def reading(tables: Mapping[str, pd.DataFrame]) -> str:
 def _panel(axes: Axes, title: str, table: pd.DataFrame, n: int, colour: str) -> None:
     axes.set_title(textwrap.fill(f"{title} (n={n})", TITLE_WIDTH), loc="left", fontsize=7)
     if table.empty:
-        style.say(axes, f"{n} complete: at least\n{FEWEST_TRIALS} trials and a varied\nparameter are needed")
+        style.say(axes, f"{n} complete: at least\n{FEWEST_TRIALS} trials and values\nthat differ are needed")
         return
     shown = table.head(MOST_SHOWN).iloc[::-1]
     places = np.arange(len(shown))

@@ -81,14 +81,11 @@ def _takes_df(visualizations: "Visualizations", name: str) -> bool:
 
 
 def _figures(visualizations: "Visualizations", problems: list[str]) -> Iterator[tuple[str, Figure]]:
-    """(file stem, figure) of every method; what a method of the user's own does wrong becomes a line in `problems`."""
+    """(file stem, figure) of every method; what a method does wrong becomes a line in `problems`."""
     runs = visualizations.results.runs
     for name in create_methods(visualizations):
         stem = name.removeprefix(PREFIX)
-        if stem in BUILT_IN:
-            result = getattr(visualizations, name)(runs)
-        else:
-            result = _custom(visualizations, name, runs.copy(), problems)
+        result = _result(visualizations, name, runs if stem in BUILT_IN else runs.copy(), problems)
         figures = result if isinstance(result, Mapping) else {"": result}
         keys = slugs(str(key) for key in figures)
         for key, figure in figures.items():
@@ -98,12 +95,12 @@ def _figures(visualizations: "Visualizations", problems: list[str]) -> Iterator[
                 _say(problems, f"{name}: expected a matplotlib Figure, got {type(figure).__name__}")
 
 
-def _custom(visualizations: "Visualizations", name: str, runs: pd.DataFrame, problems: list[str]) -> object:
-    """What a custom plot returns. Any error of it costs this figure only: it is not ours, and the report goes on."""
+def _result(visualizations: "Visualizations", name: str, runs: pd.DataFrame, problems: list[str]) -> object:
+    """What a method returns. Any error costs its figure only: the method may be the user's, or the runs be strange."""
     try:
         result = getattr(visualizations, name)(runs)
     except Exception as error:
-        _say(problems, f"{name}: no figure: {type(error).__name__}: {error}")
+        _say(problems, f"{name}: no figure: {type(error).__name__}: {' '.join(str(error).split())}")
         logger.debug("", exc_info=True)
         return None
     if result is None:

@@ -1,6 +1,8 @@
 """Makes results folders of synthetic runs through the real door, so that reports can be tested without training."""
 
 import math
+import re
+import textwrap
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
@@ -8,6 +10,7 @@ import numpy as np
 
 from experiment_tracker import EpochRecord, FinalResults, RunConfig, RunFolder
 
+ROOT = Path(__file__).resolve().parents[1]
 MODELS = ("stacked_history", "method_of_steps", "memory_kernel")
 FAMILIES = ("mackey", "delayed_logistic", "neutral", "reaction_diffusion")
 BASE_ERROR = {"stacked_history": 8e-3, "method_of_steps": 2e-3, "memory_kernel": 4e-3}
@@ -179,3 +182,13 @@ def make_results(
                 )
                 paths.append(make_run(results_dir, config, "complete", generator, with_predictions=False))
     return paths
+
+
+def paste_custom_plot(folder: Path) -> Path:
+    """A copy of advanced_visualizations.py with the README's custom plot pasted into the class; returns its path."""
+    (snippet,) = re.findall(r"```python\n(def create_custom_plot.*?)```", (ROOT / "README.md").read_text(), re.DOTALL)
+    source = (ROOT / "advanced_visualizations.py").read_text()
+    before, method, after = source.partition("    def write(self)")
+    path = folder / "pasted.py"
+    path.write_text(f"{before}{textwrap.indent(snippet, '    ')}\n{method}{after}")
+    return path

@@ -6,6 +6,7 @@ import re
 import subprocess
 import sys
 import time
+from collections.abc import Callable
 from html.parser import HTMLParser
 from pathlib import Path
 
@@ -14,9 +15,8 @@ import pytest
 
 import advanced_visualizations
 from advanced_visualizations import Options, Visualizations, main
-from report import ReportError
 from report.figures import draw_results
-from tests.run_folders import hyperparameters, make_results, make_run, run_config
+from tests.run_folders import hyperparameters, make_results, make_run, paste_custom_plot, run_config
 
 ROOT = Path(__file__).resolve().parents[1]
 STUDIES = ("method_of_steps_reaction_diffusion_bayesian", "memory_kernel_reaction_diffusion_bayesian")
@@ -113,7 +113,7 @@ def test_summary_is_valid_json_that_rebuilds_the_answer(report, results_dir):
     assert content["runs"] == {
         "total": 22, "complete": 16, "pruned": 4, "failed": 2, "interrupted": 0, "unfinished": 0,
     }  # fmt: skip
-    assert content["metric"]["ranking"] == "val_rel_error"
+    assert content["metric"]["ranking"] == "val_rel_error" and content["problems"] == []
     best = content["families"]["reaction_diffusion"]["best"]
     runs = [json.loads(path.read_text()) for path in results_dir.glob("*/config.json")]
     confirmed = sorted(run["seed"] for run in runs if run["role"] == "confirmation" and run["model"] == best["model"])
@@ -207,24 +207,9 @@ def test_custom_plot_of_the_readme_appears_in_folder_and_page(one_trial, tmp_pat
     assert mine.results.runs["slot"].tolist() == [0]
 
 
-def test_snippet_pasted_into_the_class_is_drawn(one_trial, tmp_path):
-    source = (ROOT / "advanced_visualizations.py").read_text()
-    snippet = (
-        "    def create_custom_plot(self, df: pd.DataFrame) -> plt.Figure:\n"
-        "        fig, ax = plt.subplots()\n"
-        "        ax.hist(np.log10(df['val_rel_error']))\n"
-        "        return fig\n\n"
-    )
-    pasted = tmp_path / "pasted.py"
-    pasted.write_text(source.replace("    def write(self)", f"{snippet}    def write(self)"))
-    command = [
-        sys.executable,
-        str(pasted),
-        "--results_dir",
-        str(one_trial("complete")),
-        "--output_dir",
-        str(tmp_path / "o"),
-    ]
+def test_snippet_of_the_readme_pasted_into_the_class_is_drawn(one_trial, tmp_path):
+    flags = ["--results_dir", str(one_trial("complete")), "--output_dir", str(tmp_path / "o")]
+    command = [sys.executable, str(paste_custom_plot(tmp_path)), *flags]
     environment = os.environ | {"PYTHONPATH": str(ROOT)}
     done = subprocess.run(command, env=environment, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr
@@ -279,10 +264,66 @@ def test_malformed_flags_are_refused(capsys, flags):
     assert stop.value.code == 2 and flags[0] in capsys.readouterr().err
 
 
-def test_output_folder_that_is_a_file_is_one_line(one_trial, tmp_path):
-    (tmp_path / "out").write_text("")
-    with pytest.raises(ReportError, match="--output_dir"):
-        Visualizations(Options(one_trial("complete"), tmp_path / "out")).write()
+@pytest.mark.parametrize("output", ["file", "file/below"])
+def test_output_that_cannot_be_written_is_one_line_and_exit_code_2(one_trial, tmp_path, capsys, output):
+    (tmp_path / "file").write_text("")
+    assert main(["--results_dir", str(one_trial("complete")), "--output_dir", str(tmp_path / output)]) == 2
+    error = capsys.readouterr().err
+    assert error.startswith("error: --output_dir") and error.count("\n") == 1
+
+
+def test_many_trials_that_all_failed_are_still_a_report(tmp_path):
+    generator = np.random.default_rng(0)
+    for n, model in enumerate(("method_of_steps", "memory_kernel") * 3):
+        values = hyperparameters(generator, spatial=False)
+        make_run(tmp_path / "results", run_config(model, "mackey", n, values), "failed", generator)
+    assert main(["--results_dir", str(tmp_path / "results"), "--output_dir", str(tmp_path / "out")]) == 0
+    content = json.loads((tmp_path / "out" / "visualization_report.json").read_text())
+    assert content["runs"]["failed"] == 6 and content["families"] == {} and content["configurations"] == []
+    assert all("no interactive plots" in line for line in content["problems"])
+    page = (tmp_path / "out" / "report.html").read_text()
+    assert "No trial is complete yet" in page and page.count("data-figure=") == 6
+
+
+def edit_json(path: Path, change: Callable[[dict], object]) -> None:
+    content = json.loads(path.read_text())
+    change(content)
+    path.write_text(json.dumps(content))
+
+
+def test_missing_metrics_edited_and_older_folders_cost_a_line_each(tmp_path):
+    generator = np.random.default_rng(0)
+    runs = [
+        make_run(
+            tmp_path / "results",
+            run_config("memory_kernel", "mackey", n, hyperparameters(generator, spatial=False)),
+            "complete",
+            generator,
+        )
+        for n in range(8)
+    ]
+    for run, change in zip(
+        runs,
+        (
+            lambda results: results["metrics"].update(test_rel_error=None, rollout_error=None),  # not finite
+            lambda results: [results["metrics"].pop(name) for name in list(results["metrics"])],  # none at all
+            lambda results: results["metrics"].update(val_rel_error=-1.0, n_parameters=0),  # not possible
+        ),
+        strict=False,
+    ):
+        edit_json(run / "final_results.json", change)
+    edit_json(runs[3] / "config.json", lambda config: config.update(schema_version=0))
+    (runs[4] / "config.json").write_text('{"model": "memory_kernel", "lr": 0.001, "epochs": 10}')  # of another program
+    (runs[5] / "metrics.csv").unlink()
+    (runs[6] / "artifacts" / "predictions.npz").write_bytes(b"PK")
+    assert main(["--results_dir", str(tmp_path / "results"), "--output_dir", str(tmp_path / "out")]) == 0
+    content = json.loads((tmp_path / "out" / "visualization_report.json").read_text())
+    assert content["runs"]["total"] == content["runs"]["complete"] == 6
+    for run in runs[:6]:
+        assert sum(run.name in line for line in content["problems"]) == 1, content["problems"]
+    assert not [line for line in content["problems"] if "no figure" in line]
+    for stem in ("model_comparison", "parameter_importance", "convergence_analysis", "trajectories"):
+        assert is_picture(tmp_path / "out" / f"{stem}.png")
 
 
 def test_draw_results_gives_the_figures_of_a_study(results_dir):

@@ -1,18 +1,18 @@
 """The report in a real browser without network: Debian's Chromium, driven by Playwright."""
 
 import re
+import runpy
 import shutil
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
-from advanced_visualizations import main
-from tests.run_folders import make_results
+from tests.run_folders import make_results, paste_custom_plot
 
 CHROMIUM = shutil.which("chromium") or shutil.which("google-chrome")
 FLAGS = ["--no-sandbox", "--disable-gpu", "--no-first-run", "--disable-background-networking", "--disable-sync"]
-FIGURES = ("model_comparison", "trajectories", "convergence_analysis", "parameter_importance")
+FIGURES = ("model_comparison", "trajectories", "convergence_analysis", "parameter_importance", "custom_plot")
 
 pytestmark = [
     pytest.mark.browser,
@@ -26,7 +26,8 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     make_results(
         root / "results", models=["method_of_steps", "memory_kernel"], families=["mackey", "neutral"], trials=6
     )
-    assert main(["--results_dir", str(root / "results"), "--output_dir", str(root / "report")]) == 0
+    program = runpy.run_path(str(paste_custom_plot(root)))
+    assert program["main"](["--results_dir", str(root / "results"), "--output_dir", str(root / "report")]) == 0
     return root / "report"
 
 

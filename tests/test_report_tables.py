@@ -7,7 +7,7 @@ import optuna
 import pandas as pd
 import pytest
 
-from report import comparison, convergence, heatmaps, tables, trajectories
+from report import comparison, convergence, figures, heatmaps, tables, trajectories
 from report.analysis import Analysis
 from report.importance import importance
 from report.loading import load
@@ -181,6 +181,18 @@ def test_importance_of_fewer_than_five_trials_is_empty(analysis):
     runs = analysis.runs[analysis.runs["status"] == "complete"].head(4)
     study = rebuild(runs, analysis.epochs, analysis.metric, "method_of_steps_mackey_bayesian")
     assert importance(runs, study, analysis.metric).empty
+
+
+def test_importance_of_equal_errors_is_empty(analysis):
+    runs = analysis.runs.assign(val_rel_error=0.5)
+    study = rebuild(runs, analysis.epochs, analysis.metric, "method_of_steps_mackey_bayesian")
+    assert importance(runs, study, analysis.metric).empty
+
+
+def test_costs_can_be_compared_like_errors(analysis):
+    cost = Analysis(analysis.runs, analysis.epochs, resolve_metric("n_parameters", analysis.runs.columns))
+    figure = figures.model_comparison(cost)
+    assert figure.axes[0].get_ylabel() == "parameters"
 
 
 def test_spearman_agrees_with_scipy(analysis):

@@ -49,18 +49,22 @@ def headline(analysis: Analysis) -> str:
     return f"Use {'; '.join(f'{model} on {_listed(names)}' for model, names in ordered)}."
 
 
-def caution(winner: Mapping[str, object], rivals: Sequence[Mapping[str, object]]) -> str | None:
+def caution(
+    winner: Mapping[str, object], rivals: Sequence[Mapping[str, object]], *, higher_is_better: bool = False
+) -> str | None:
     """Why the answer of a family is not settled, or None.
 
-    `rivals` are the other operators' best, best first. Confirmed answers are settled when the runner-up lies farther
-    away than both spreads together.
+    `rivals` are the other operators' best, best first. Confirmed answers are settled when no rival is better by the
+    metric that is shown, and the runner-up lies farther away than both spreads together.
     """
     if not winner["confirmed"]:
         return "One training only: --confirm_top 3 trains the best again with fresh seeds."
     near = [row for row in rivals if abs(row["value"] - winner["value"]) <= winner["spread"] + _known(row["spread"])]
     if near:
         return f"Not settled: {_listed([row['model'] for row in near])} lies within the spread."
-    return None
+    sign = -1 if higher_is_better else 1
+    ahead = [row["model"] for row in rivals if sign * row["value"] < sign * winner["value"]]
+    return f"Not settled: validation chose, but by the value shown {_listed(ahead)} is ahead." if ahead else None
 
 
 def number(value: float) -> str:
@@ -90,7 +94,7 @@ def _card(winner: Mapping[str, object], analysis: Analysis) -> str:
     rivals = [row for row in ordered if row["model"] != winner["model"]]
     spread = f" <small>± {winner['spread']:.2g}</small>" if math.isfinite(winner["spread"]) else ""
     facts = [words.format(number(winner[name])) for name, words in FACTS if _has(winner, name, metric.column)]
-    doubt = caution(winner, rivals)
+    doubt = caution(winner, rivals, higher_is_better=metric.higher_is_better)
     trainings = f"mean of {winner['n_runs']} trainings" if winner["n_runs"] > 1 else "one training"
     return (
         f"<article class=card style='--colour:{colour}'><h3>{escape(str(winner['family']))}</h3>"

@@ -72,7 +72,7 @@ def interactive_figures(
 def undrawn(studies: Mapping[str, optuna.Study]) -> list[str]:
     """One line for every study without interactive plots."""
     return [
-        f"{name}: no interactive plots: {_complete(study)} complete trials, at least {FEWEST_TRIALS} are needed"
+        f"{name}: no interactive plots: at least {FEWEST_TRIALS} complete trials are needed, it has {_complete(study)}"
         for name, study in studies.items()
         if _complete(study) < FEWEST_TRIALS
     ]

@@ -28,6 +28,8 @@ HEATMAP_NOTE = (
     "Colours are medians of the trials in a cell, numbers their count; grey cells are empty, the frame marks the best. "
     "The pairs are those of the four most important hyperparameters of each study."
 )
+PNG_WIDTH = slice(16, 20)  # where a PNG tells its width
+SMALL = 1500  # pixels: a figure of one column
 KINDS = ("history", "timeline", "slice", "contour", "parallel", "intermediate", "edf", "pareto")
 
 
@@ -140,8 +142,9 @@ def _figure(picture: Picture) -> str:
     note = f"<p class=quiet>{escape(NOTES[picture.stem])}</p>" if picture.stem in NOTES else ""
     files = " · ".join(f"<a href='{_quoted(name)}'>{escape(name)}</a>" for name in picture.files)
     reading = f"<p class=reading>{escape(picture.reading)}</p>" if picture.reading else ""
+    small = " class=small" if int.from_bytes(picture.png[PNG_WIDTH]) < SMALL else ""
     image = (
-        f"<img data-figure='{_quoted(picture.stem)}' alt='{_quoted(_title(picture))}' "
+        f"<img{small} data-figure='{_quoted(picture.stem)}' alt='{_quoted(_title(picture))}' "
         f"src='data:image/png;base64,{data}'>"
     )
     return (

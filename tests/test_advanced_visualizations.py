@@ -163,7 +163,7 @@ def test_page_names_the_winner_in_one_sentence_and_says_when_it_is_not_settled(r
     assert f"Use {best['model']} on reaction_diffusion." in page
     other = next(row for row in content["families"]["reaction_diffusion"]["operators"].values() if row != best)
     is_near = abs(other["value"] - best["value"]) <= best["spread"] + other["spread"]
-    assert ("Not settled" in page) == is_near
+    assert ("Not settled" in page) == (is_near or other["value"] < best["value"])
 
 
 def test_interactive_pages_work_offline_and_offer_no_upload(report):

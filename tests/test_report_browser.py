@@ -23,9 +23,7 @@ pytestmark = [
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     root = tmp_path_factory.mktemp("browser")
-    make_results(
-        root / "results", models=["method_of_steps", "memory_kernel"], families=["mackey", "neutral"], trials=6
-    )
+    make_results(root / "results", families=["mackey", "neutral"], trials=4)
     program = runpy.run_path(str(paste_custom_plot(root)))
     assert program["main"](["--results_dir", str(root / "results"), "--output_dir", str(root / "report")]) == 0
     return root / "report"
@@ -99,7 +97,7 @@ def test_pointing_at_a_trial_shows_its_folder_and_command(visit):
     tip = visit.page.locator("#tip")
     tip.wait_for(state="visible", timeout=5000)
     said = tip.text_content()
-    assert re.search(r"(method_of_steps|memory_kernel) on (mackey|neutral)", said)
+    assert re.search(r"(stacked_history|method_of_steps|memory_kernel) on (mackey|neutral)", said)
     assert "--rerun" in said and (run in said or visit.page.locator(f"path[data-run='{run}']").count() == 1)
 
 

@@ -9,6 +9,7 @@ import pytest
 
 from report import comparison, convergence, figures, heatmaps, tables, trajectories
 from report.analysis import Analysis
+from report.answer import caution
 from report.importance import importance
 from report.loading import load
 from report.metrics import Metric, resolve_metric
@@ -233,6 +234,15 @@ def test_deviation_is_relative_to_the_rms_of_the_truth():
     truth = np.full((4, 1), 2.0)
     case = trajectories.Case(np.arange(4.0), truth, truth + 0.5, truth, 1.0, 0.25)
     np.testing.assert_allclose(case.deviation, 0.25)
+
+
+@pytest.mark.parametrize(
+    ("value", "spread", "doubt"), [(0.5, 0.0, None), (0.25, 0.01, "within the spread"), (0.1, 0.01, "m is ahead")]
+)
+def test_answer_is_doubted_where_a_rival_is_near_or_ahead(value, spread, doubt):
+    winner = {"model": "w", "value": 0.2, "spread": 0.05, "confirmed": True}
+    said = caution(winner, [{"model": "m", "value": value, "spread": spread}])
+    assert said is None if doubt is None else doubt in said
 
 
 @pytest.mark.parametrize(

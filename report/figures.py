@@ -21,6 +21,19 @@ TITLES = {
     "parameter_importance": "Which hyperparameters mattered",
     "heatmap": "Where good configurations lie",
 }
+NOTES = {  # how to read a figure, what it cannot say
+    "parameter_importance": "Rank correlation shows a direction and misses effects that rise and fall again; MDI and "
+    "fANOVA are forests' shares of the variance without direction, and mean little below some twenty trials. Bayesian "
+    "search samples good regions more often, which weakens all three.",
+    "model_comparison": "Every complete trial is a point and the small numbers count them; boxes hold the middle half. "
+    "In the last row the line joins the trials that no other beats in both parameters and error.",
+    "trajectories": "Time in delays; the error is |prediction - truth| over the RMS of the true trajectory. At the "
+    "right the error of each delay interval over all trajectories of a split.",
+    "convergence_analysis": "Errors are the lowest so far of each trial, held after its end; pruned trials are not in "
+    "the bands. The learning rate is that of the best trials.",
+    "heatmap": "Colours are medians of the trials in a cell, numbers their count; grey cells are empty, the frame "
+    "marks the best. The pairs are those of the four most important hyperparameters of each study.",
+}
 
 
 def model_comparison(analysis: Analysis) -> Figure:
@@ -74,7 +87,7 @@ def draw_results(results_dir: Path, *, studies: Sequence[str] = (), metric: str 
 
 
 def save_study(results_dir: Path, study: str, folder: Path) -> dict[str, tuple[Path, str]]:
-    """The figures of one study as PNG files in `folder`: name -> (file, title and reading)."""
+    """The figures of one study as PNG files in `folder`: name -> (file, caption)."""
     analysis = _analysis(results_dir, [study], DEFAULT_METRIC)
     sentences = readings(analysis)
     with style.styled():
@@ -82,7 +95,7 @@ def save_study(results_dir: Path, study: str, folder: Path) -> dict[str, tuple[P
         for stem, figure in _drawn(analysis).items():
             name = "heatmap" if stem.startswith("heatmap_") else stem
             (path,) = style.save(figure, folder, name, ["png"])
-            saved[name] = (path, f"{TITLES[name]}. {sentences[stem]}")
+            saved[name] = (path, f"{TITLES[name]}. {sentences[stem]} {NOTES[name]}")
         return saved
 
 

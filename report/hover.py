@@ -1,7 +1,7 @@
 """What hovering over a trial shows in Optuna's plots: its run folder and the command that trains it again."""
 
 import re
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 import optuna
 import plotly.graph_objects as go
@@ -43,6 +43,15 @@ def with_runs(figure: go.Figure, study: optuna.Study, kind: str) -> go.Figure:
             numbers = [NUMBER.search(str(text)) for text in trace.text or ()]
             values = "%{x:.3g}, %{y:.3g}<br>" if kind == "pareto" else "trial %{y}<br>"
             _tell(trace, [trials.get(int(number[1])) if number else None for number in numbers], values)
+    return figure
+
+
+def with_runs_of(figure: go.Figure, studies: Mapping[str, optuna.Study]) -> go.Figure:
+    """The history of several studies, whose traces bear their names: points tell as those of one study do."""
+    for trace in figure.data:
+        if trace.mode == "markers" and trace.name in studies:
+            trials = {trial.number: trial for trial in studies[trace.name].trials}
+            _tell(trace, [trials.get(int(number)) for number in trace.x], "trial %{x}: %{y:.3g}<br>")
     return figure
 
 

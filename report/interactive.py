@@ -21,7 +21,7 @@ from optuna.visualization import (
 )
 
 from report import style
-from report.hover import with_runs
+from report.hover import with_runs, with_runs_of
 from report.metrics import HIGHER_IS_BETTER, Metric, base_name, label
 from report.studies import escaped, quiet
 
@@ -60,13 +60,11 @@ def interactive_figures(
             if pareto is not None:
                 yield "pareto", name, _dressed(pareto, "pareto", study.study_name)
         if len(drawable) > 1:
-            together, origins = (
-                list(drawable.values()),
-                {study.study_name: origin[name] for name, study in drawable.items()},
-            )
+            together = {study.study_name: study for study in drawable.values()}
+            origins = {study.study_name: origin[name] for name, study in drawable.items()}
             for kind, draw in (("history", plot_optimization_history), ("edf", plot_edf)):
-                figure = _coloured(draw(together, target_name=value), origins)
-                yield kind, "all", _dressed(figure, kind, "all studies")
+                figure = _coloured(draw(list(together.values()), target_name=value), origins)
+                yield kind, "all", _dressed(with_runs_of(figure, together), kind, "all studies")
 
 
 def undrawn(studies: Mapping[str, optuna.Study]) -> list[str]:

@@ -9,25 +9,10 @@ from pathlib import Path
 from report.analysis import Analysis
 from report.answer import answer
 from report.explorer import cell, explorer
-from report.figures import TITLES
+from report.figures import NOTES, TITLES
 from report.metrics import DEFINITIONS
 
-NOTES = {
-    "parameter_importance": "Rank correlation shows a direction and misses effects that rise and fall again; MDI and "
-    "fANOVA are forests' shares of the variance without direction, and mean little below some twenty trials. Bayesian "
-    "search samples good regions more often, which weakens all three.",
-    "model_comparison": "Every complete trial is a point and the small numbers count them; boxes hold the middle half. "
-    "In the last row the line joins the trials that no other beats in both parameters and error.",
-    "trajectories": "Time in delays; the error is |prediction - truth| over the RMS of the true trajectory. At the "
-    "right the error of each delay interval over all trajectories of a split.",
-    "convergence_analysis": "Errors are the lowest so far of each trial, held after its end; pruned trials are not in "
-    "the bands. The learning rate is that of the best trials.",
-}
 HEATMAP = "heatmap_"
-HEATMAP_NOTE = (
-    "Colours are medians of the trials in a cell, numbers their count; grey cells are empty, the frame marks the best. "
-    "The pairs are those of the four most important hyperparameters of each study."
-)
 PNG_WIDTH = slice(16, 20)  # where a PNG tells its width
 SMALL = 1500  # pixels: a figure of one column
 KINDS = ("history", "timeline", "slice", "contour", "parallel", "intermediate", "edf", "pareto")
@@ -131,7 +116,7 @@ def _figures(pictures: Sequence[Picture]) -> list[str]:
             )
             sections.append(
                 f"<section id=maps class=maps><h2>{TITLES['heatmap']}</h2><p class=quiet>"
-                f"{escape(HEATMAP_NOTE)}</p>{folded}</section>"
+                f"{escape(NOTES['heatmap'])}</p>{folded}</section>"
             )
             is_begun = True
     return sections

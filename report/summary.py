@@ -38,6 +38,7 @@ def summary(results: Results, analysis: Analysis, figures: Sequence[str], proble
         },
         "studies": [_study(row, analysis) for row in analysis.counts.to_dict("records")],
         "configurations": [configuration(row, analysis) for row in analysis.configurations.to_dict("records")],
+        "trials": [_trial(row, results.runs) for row in results.runs.to_dict("records")],
         "figures": list(figures),
         "problems": list(problems),
     }
@@ -55,26 +56,23 @@ def write_summary(content: dict[str, object], path: Path) -> None:
 
 def configuration(row: dict[str, object], analysis: Analysis) -> dict[str, object]:
     """One row of the table of configurations."""
-    keep = (
-        "study",
-        "model",
-        "family",
-        "configuration",
-        "run",
-        "path",
-        "seed",
-        "value",
-        "spread",
-        "ranking",
-        "n_runs",
-        "confirmed",
-    )
+    keep = ("study", "model", "family", "configuration", "run", "path", "seed")
+    keep += ("value", "spread", "ranking", "n_runs", "confirmed")
+    return {name: row[name] for name in keep} | _details(row, analysis.runs)
+
+
+def _trial(row: dict[str, object], runs: pd.DataFrame) -> dict[str, object]:
+    """One run, however it ended."""
+    keep = ("study", "model", "family", "configuration", "run", "path", "seed")
+    keep += ("role", "slot", "status", "reason", "created", "seconds_total")
+    return {name: row[name] for name in keep} | _details(row, runs)
+
+
+def _details(row: dict[str, object], runs: pd.DataFrame) -> dict[str, object]:
+    parameters = [name for name in parameter_columns(runs) if _is_there(row[name])]
     return {
-        **{name: row[name] for name in keep},
-        "hyperparameters": {
-            name.removeprefix(PARAMETER): row[name] for name in parameter_columns(analysis.runs) if _is_there(row[name])
-        },
-        "metrics": {name: row[name] for name in metric_columns(analysis.runs) if _is_there(row[name])},
+        "hyperparameters": {name.removeprefix(PARAMETER): row[name] for name in parameters},
+        "metrics": {name: row[name] for name in metric_columns(runs) if _is_there(row[name])},
         "command": rerun_command(str(row["path"])),
     }
 

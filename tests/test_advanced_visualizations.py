@@ -125,7 +125,12 @@ def test_summary_is_valid_json_that_rebuilds_the_answer(report, results_dir):
     )
     assert set(content["figures"]) <= {path.name for path in report[0].iterdir()}
     documented = (ROOT / "docs" / "report.md").read_text()
-    for key in [*content, *content["configurations"][0]]:
+    assert len(content["trials"]) == 22 and {row["status"] for row in content["trials"]} == {
+        "complete",
+        "pruned",
+        "failed",
+    }
+    for key in [*content, *content["configurations"][0], *content["trials"][0]]:
         assert f"`{key}`" in documented
 
 

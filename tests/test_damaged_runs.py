@@ -77,6 +77,12 @@ def test_missing_field_and_missing_version_are_named(tmp_path: Path) -> None:
             RunConfig.from_json(json.dumps({key: value for key, value in content.items() if key != name}))
 
 
+def test_folder_from_before_a_field_was_added_is_read() -> None:
+    content = json.loads(CONFIG.to_json())
+    del content["rungs"]
+    assert RunConfig.from_json(json.dumps(content)) == CONFIG and CONFIG.rungs == []
+
+
 @pytest.mark.parametrize("name", ["config.json", "metrics.csv", "final_results.json"])
 def test_hand_edited_file_is_reported_as_changed(tmp_path: Path, name: str) -> None:
     path = finished_run(tmp_path)

@@ -12,6 +12,8 @@ SCHEMA_VERSION = 1
 ROLES = ("trial", "confirmation", "rerun")
 STATUSES = ("complete", "pruned", "failed", "interrupted")
 
+LATER = {"later": True}  # of a field that folders from before it was added lack
+
 Scalar = bool | int | float | str | None
 Metric = int | float | list[float]
 
@@ -57,7 +59,7 @@ class RunConfig(_Record):
     command: str
     created: str  # ISO 8601 with offset
     origin: int | None = None  # of a confirmation: the slot whose configuration it repeats
-    rungs: list[int] = field(default_factory=list)  # epochs at which a cycle of the learning rate ends
+    rungs: list[int] = field(default_factory=list, metadata=LATER)  # epochs at which a cycle of the learning rate ends
     schema_version: int = SCHEMA_VERSION
 
     def __post_init__(self) -> None:
@@ -148,10 +150,11 @@ def _checked_fields(cls: type, content: dict[str, object]) -> dict[str, object]:
     unknown = sorted(set(content) - set(hints))
     if unknown:
         raise RecordError(f"{unknown[0]}: no such field is known")
-    missing = [name for name in hints if name not in content]
+    later = {field.name for field in dataclasses.fields(cls) if field.metadata == LATER}
+    missing = [name for name in hints if name not in content and name not in later]
     if missing:
         raise RecordError(f"{missing[0]}: expected this field, got a file without it")
-    return {name: _checked(name, content[name], hint) for name, hint in hints.items()}
+    return {name: _checked(name, content[name], hint) for name, hint in hints.items() if name in content}
 
 
 def _checked(name: str, value: object, hint: object) -> object:

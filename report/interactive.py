@@ -1,5 +1,6 @@
 """interactive_*.html: Optuna's own plots of the rebuilt studies, as pages that work offline."""
 
+import math
 import warnings
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
@@ -28,6 +29,8 @@ from report.studies import escaped, quiet
 FEWEST_TRIALS = 2
 MOST_CONTOURS = 4
 MOST_OBJECTIVES = 3
+MOST_DECADES = 2.3  # that are labelled between powers of ten
+PAGE_WIDTH = "max(100%, 800px)"  # on a phone the page is moved sideways: panels side by side need room
 DASHES = ("solid", "dash", "dot", "dashdot", "longdash", "longdashdot")
 WORDS = {
     "edf": "distribution of errors",
@@ -79,7 +82,7 @@ def undrawn(studies: Mapping[str, optuna.Study]) -> list[str]:
 def write_page(figure: go.Figure, path: Path) -> None:
     """An HTML page that shares one plotly.min.js with the others in its folder."""
     partial = path.with_name(f".partial.{path.name}")
-    figure.write_html(partial, include_plotlyjs="directory", config=CONFIG, div_id="figure")
+    figure.write_html(partial, include_plotlyjs="directory", config=CONFIG, div_id="figure", default_width=PAGE_WIDTH)
     partial.replace(path)
 
 
@@ -132,9 +135,7 @@ def front(study: optuna.Study, runs: pd.DataFrame, metric: Metric) -> go.Figure 
     figure = with_runs(plot_pareto_front(both, target_names=[label(name) for name in names]), both, "pareto")
     if len(names) == 2:
         for name, update in zip(names, (figure.update_xaxes, figure.update_yaxes), strict=True):
-            column = values[name]
-            if column.min() > 0 and column.max() > 8 * column.min():
-                update(type="log", dtick=1 if column.max() > 30 * column.min() else "D2", exponentformat="power")
+            update(**_scale(list(values[name])))
     return figure
 
 
@@ -160,18 +161,31 @@ def _dressed(figure: go.Figure, kind: str, study: str) -> go.Figure:
         template="plotly_white", title=f"{study}: {WORDS.get(kind, kind)}", font_size=12, height=620, width=None,
         autosize=True, showlegend=kind != "intermediate",
     )  # fmt: skip
-    powers = {"type": "log", "exponentformat": "power"}
     figure.update_xaxes(exponentformat="power", dtick=1, selector={"type": "log"})
     figure.update_yaxes(exponentformat="power", dtick=1, selector={"type": "log"})
-    values = _values(figure) if kind in ("history", "intermediate", "slice") else []
-    if values and min(values) > 0:
-        ticks = powers | {"dtick": 1 if max(values) > 30 * min(values) else "D2"}
-        figure.update_yaxes(**ticks)
+    if kind in ("history", "intermediate", "slice"):
+        figure.update_yaxes(**_scale(_values(figure, "y")))
+    elif kind == "edf":
+        figure.update_xaxes(**_scale(_values(figure, "x")))
     if kind == "intermediate":
         figure.update_layout(xaxis_title="epoch", yaxis_title=label("val_rel_error"))
     return figure
 
 
-def _values(figure: go.Figure) -> list[float]:
-    arrays = [trace.y for trace in figure.data if trace.y is not None]
+def _values(figure: go.Figure, axis: str) -> list[float]:
+    arrays = [trace[axis] for trace in figure.data if trace[axis] is not None]
     return [float(value) for array in arrays for value in array if value is not None and value == value]
+
+
+def _scale(values: list[float]) -> dict[str, object]:
+    """Settings of an axis: logarithmic, with readable ticks, where positive values span more than a factor 3."""
+    low, high = min(values, default=0.0), max(values, default=0.0)
+    if low <= 0 or high < 3 * low:
+        return {}
+    decades = math.log10(high / low)
+    if decades > MOST_DECADES:
+        return {"type": "log", "exponentformat": "power", "dtick": 1}
+    digits = (1, 2, 3, 5) if decades < 1 else (1, 2, 5) if decades < 1.5 else (1, 3)
+    powers = range(math.floor(math.log10(low)) - 1, math.ceil(math.log10(high)) + 1)
+    ticks = [digit * 10.0**power for power in powers for digit in digits]
+    return {"type": "log", "tickvals": ticks, "ticktext": [style.number(tick) for tick in ticks]}

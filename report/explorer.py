@@ -110,19 +110,22 @@ def _table(analysis: Analysis, top: int) -> str:
     parameters = varying_parameters(shown)
     measures = [name for name in TABLE_MEASURES if name in shown and name not in (metric.column, metric.ranking)]
     head = ["family", "operator", label(metric.ranking), label(metric.column), "±", "trainings"]
-    head += [*map(label, measures), *map(_words, parameters), "run folder", "train it again"]
+    head += [*map(label, measures), "run folder"]
+    screen_head = [*map(_words, parameters), "train it again"]  # too wide for paper
     rows, winners = [], set(analysis.winners["run"])
     for row in shown.to_dict("records"):
         star = " <b title='the best of its family'>★</b>" if row["run"] in winners else ""
         numbers = [row["ranking"], row["value"], row["spread"], row["n_runs"]]
         cells = [f"<td>{escape(row['family'])}</td><td>{chip(row['model'], analysis)}{star}</td>"]
-        cells += [cell(value) for value in [*numbers, *(row[name] for name in [*measures, *parameters])]]
-        cells += [f"<td>{escape(row['run'])}</td><td><code>{escape(rerun_command(row['path']))}</code> ",
+        cells += [cell(value) for value in [*numbers, *(row[name] for name in measures), row["run"]]]
+        cells += [cell(row[name], "screen") for name in parameters]
+        cells += [f"<td class=screen><code>{escape(rerun_command(row['path']))}</code> ",
                   "<button class=copy type=button>copy</button></td>"]  # fmt: skip
         names = {"run": row["run"], "family": row["family"], "model": row["model"]}
         data = " ".join(f"data-{name}='{escape(value, quote=True)}'" for name, value in names.items())
         rows.append(f"<tr {data}>{''.join(cells)}</tr>")
     heads = "".join(f"<th scope=col>{escape(name)}</th>" for name in head)
+    heads += "".join(f"<th scope=col class=screen>{escape(name)}</th>" for name in screen_head)
     return (
         "<p class=quiet>Best by validation first, ★ the answer above (confirmed configurations go before single "
         "trainings); click a heading to sort.</p><div class=scroll><table id=configurations "
@@ -130,14 +133,14 @@ def _table(analysis: Analysis, top: int) -> str:
     )
 
 
-def cell(value: object) -> str:
-    """A table cell that sorts by its value."""
+def cell(value: object, kind: str = "") -> str:
+    """A table cell that sorts by its value; `kind` is a further class."""
     if value is None or (isinstance(value, float) and pd.isna(value)):
-        return "<td class=n data-v=''>–</td>"
+        return f"<td class='n {kind}' data-v=''>–</td>"
     if isinstance(value, int | float) and not isinstance(value, bool):
         known = float(value)
-        return f"<td class=n data-v='{known if math.isfinite(known) else ''}'>{number(known)}</td>"
-    return f"<td>{escape(str(value))}</td>"
+        return f"<td class='n {kind}' data-v='{known if math.isfinite(known) else ''}'>{number(known)}</td>"
+    return f"<td class='{kind}'>{escape(str(value))}</td>"
 
 
 def _words(name: str) -> str:

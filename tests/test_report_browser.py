@@ -72,6 +72,14 @@ def test_page_loads_alone_and_holds_every_figure(visit):
         assert visit.page.locator(target).count() == 1
 
 
+def test_page_fits_on_paper(visit):
+    visit.page.emulate_media(media="print")
+    visit.page.set_viewport_size({"width": 718, "height": 1000})  # A4 between its margins
+    assert visit.page.evaluate("document.documentElement.scrollWidth <= window.innerWidth")
+    assert visit.page.locator("#configurations tbody tr:visible").count() > 2
+    assert not visit.page.locator("button:visible").count()
+
+
 def test_table_sorts_both_ways_and_filters(visit):
     head = visit.page.locator("#configurations th", has_text="Test")
     head = head.first if head.count() else visit.page.locator("#configurations th").nth(3)

@@ -31,8 +31,9 @@ class Search:
         """The command; the second time it finds the study complete, and logs it once more."""
         flags = [*SMALL, "--search_type", "random", "--n_trials", "3", "--wandb_mode", "offline"]
         places = ["--data_root", self.folder / "data", "--results_dir", self.folder / "results"]
+        environment = {name: value for name, value in os.environ.items() if not name.startswith("WANDB_")}
         script = [sys.executable, Path(__file__).with_name("small_search.py"), *flags, *places]
-        return subprocess.run([*map(str, script)], capture_output=True, text=True, env=os.environ, check=False)
+        return subprocess.run([*map(str, script)], capture_output=True, text=True, env=environment, check=False)
 
     def studies(self) -> list[tuple[Path, OfflineRun]]:
         """The runs of the study, with their folders, oldest first."""

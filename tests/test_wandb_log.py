@@ -195,6 +195,24 @@ def test_wandb_that_dies_costs_one_line_and_the_next_run_is_logged(
     assert len(runs["trial-0008"].history) == 3
 
 
+def test_wandb_service_of_a_parent_that_is_gone_costs_one_run(
+    logged_out: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    code = (
+        "from pathlib import Path; from runs import CONFIG, RESULTS; from experiment_tracker import *\n"
+        f"wandb = open_wandb(WandbSettings('offline', 'p', None, Path({str(tmp_path)!r})))\n"
+        "for _ in range(2): wandb.start_trial(CONFIG); wandb.finish_trial(RESULTS)\n"
+        "wandb.close()"
+    )
+    gone = {"WANDB_SERVICE": f"3-1-unix-{tmp_path}/socket", "PYTHONPATH": f"{ROOT}:{ROOT / 'tests'}"}
+    end = subprocess.run(
+        [sys.executable, "-c", code], env=os.environ | gone, capture_output=True, text=True, check=True
+    )
+    assert end.stderr.count("W&B cannot start a run") == 1
+    logged = [folder for folder in offline_folders(tmp_path) if list(folder.glob("*.wandb"))]
+    assert [read_offline_run(folder).exit_code for folder in logged] == [0]
+
+
 def test_wandb_disabled_logs_nothing_and_imports_nothing(logged_out: Path, tmp_path: Path) -> None:
     wandb = open_wandb(WandbSettings("disabled", "p", None, tmp_path / "results"))
     assert isinstance(wandb, NullWandb)

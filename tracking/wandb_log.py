@@ -83,7 +83,7 @@ class WandbLogger:
 
         self.settings = settings
         self._wandb = wandb
-        self._troubles = (wandb.Error, OSError)
+        self._troubles = (*_troubles(), OSError)
         self._run: wandb.Run | None = None
         self._study = ""
         folder = self.settings.results_dir.resolve() / "wandb"
@@ -93,7 +93,8 @@ class WandbLogger:
     def start_trial(self, config: RunConfig, n_params: int | None = None) -> None:
         """Begins the W&B run of a trial; one that is still open is finished first."""
         flat = {key: value for key, value in asdict(config).items() if not isinstance(value, dict)}
-        flat |= {"objectives": ",".join(config.objectives), **config.hyperparameters}
+        flat = {key: ",".join(map(str, value)) if isinstance(value, list) else value for key, value in flat.items()}
+        flat |= config.hyperparameters
         flat |= {f"version_{name}": version for name, version in config.versions.items()}
         self._study = config.study
         self._start(
@@ -215,7 +216,8 @@ class WandbLogger:
             self._tear_down()
 
     def _tear_down(self) -> None:
-        """Stops W&B's service process; the next run starts another."""
+        """Stops W&B's service process; the next run starts another, and asks no service of a parent process again."""
+        os.environ.pop("WANDB_SERVICE", None)
         try:
             self._wandb.teardown()
         except self._troubles as error:
@@ -246,12 +248,12 @@ def choose_wandb_mode(settings: WandbSettings) -> WandbSettings:
         return replace(settings, mode=wanted)
     import wandb
 
-    wandb.setup(wandb.Settings(silent=True))  # a login reports to the terminal otherwise
     reason = "not logged in"
     try:
+        wandb.setup(wandb.Settings(silent=True))  # a login reports to the terminal otherwise
         if wandb.login(prompt=False, verify=False):
             return settings
-    except wandb.Error as error:
+    except _troubles() as error:
         reason = _one_line(error)
     folder = settings.results_dir / "wandb"
     logger.info("W&B: %s, so runs are logged offline in %s; `wandb login` first logs them online", reason, folder)
@@ -269,6 +271,14 @@ def summary(results: FinalResults) -> dict[str, object]:
     numbers = {k: v for k, v in results.metrics.items() if isinstance(v, int | float) and math.isfinite(v)}
     named = {key: numbers[metric] for key, metric in SUMMARY_KEYS.items() if metric in numbers}
     return {**numbers, **named, "status": results.status, "reason": results.reason}
+
+
+def _troubles() -> tuple[type[Exception], ...]:
+    """What W&B raises by itself; that a parent process's service is gone is no `wandb.Error` to it."""
+    import wandb
+    from wandb.sdk.lib.service.service_token import WandbServiceConnectionError
+
+    return wandb.Error, WandbServiceConnectionError
 
 
 def _cell(value: object) -> object:

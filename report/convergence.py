@@ -162,7 +162,7 @@ def _view(
     shown = np.concatenate(drawn + bold)
     highest = HEADROOM * max((line[:, 1].max() for line in bold), default=math.inf)
     style.log_axis(axes.yaxis, np.minimum(shown[:, 1], highest))
-    axes.set_xlim(0, shown[:, 0].max() * 1.03)
+    axes.set_xlim(0, 1.03 * shown[:, 0].max() or 1.0)
     axes.grid()
 
 

@@ -1,4 +1,4 @@
-"""Where the study of an episode lies: in a journal file of its results folder, or on a PostgreSQL that fails as well."""
+"""Where the study of an episode lies: in a journal file, or on a PostgreSQL that fails as well."""
 
 import time
 from collections.abc import Iterator
@@ -67,4 +67,4 @@ def storages(kind: str) -> Iterator:
         yield lambda name: Journal()
         return
     with private_server() as server:
-        yield lambda name: Postgresql(server, server.make_database(name))
+        yield lambda name: Postgresql(server, server.make_database(name.replace(" ", "_")))

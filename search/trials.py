@@ -84,9 +84,13 @@ def open_bench(plan: StudyPlan, options: Options, settings: WandbSettings, data:
     optuna.logging.set_verbosity(optuna.logging.WARNING)
     device = resolve_device(options.device)
     data = find_data(plan.family, options, device) if data is None else data
-    storage = open_storage(options.results_dir, options.storage)
-    with held(guard_lock(options.results_dir, plan.name, options.storage)):
-        study = open_study(storage, plan.name, directions(plan.objectives), plan.fingerprint())
+
+    def opened() -> optuna.Study:
+        storage = open_storage(options.results_dir, options.storage)
+        with held(guard_lock(options.results_dir, plan.name, options.storage)):
+            return open_study(storage, plan.name, directions(plan.objectives), plan.fingerprint())
+
+    study = patiently(options.storage, opened)
     return Bench(plan, options, study, data, device, settings, open_wandb(settings))
 
 
@@ -96,9 +100,6 @@ def run_trial(bench: Bench, trial: optuna.Trial, channel: Channel) -> None:
     channel.began(slot)
     trial, hyperparameters = patiently(bench.options.storage, lambda: _sample(bench, trial._trial_id))
     folder, checkpoints = _open_folder(bench, trial, _run_config(bench, slot, trial, hyperparameters))
-    with one_transaction(study):
-        for key, value in (("sampled", True), ("run_folder", folder.path.name)):
-            trial.set_user_attr(key, value)
     reports = Reports(trial, plan, is_remote=bench.options.storage is not None)
 
     def on_epoch(record: EpochRecord) -> str | None:
@@ -174,12 +175,22 @@ def restored_epochs(checkpoints: Checkpoints | None) -> list[EpochRecord]:
 
 
 def _open_folder(bench: Bench, trial: optuna.Trial, config: RunConfig) -> tuple[RunFolder, Checkpoints]:
-    """The folder of the slot's last attempt, with its last checkpoint, where it lies here; else a new folder."""
+    """The folder of the slot's last attempt, with its last checkpoint, where it lies here; else a new folder.
+
+    The study hears of the folder before it is made: whatever a kill leaves of it, the slot's next attempt takes over.
+    """
     results_dir, every = bench.options.results_dir, bench.options.checkpoint_every
     name = trial.user_attrs.get("run_folder")
+
+    def announce(name: str) -> None:
+        with one_transaction(bench.study):
+            for key, value in (("sampled", True), ("run_folder", name)):
+                trial.set_user_attr(key, value)
+
     if name is None or Path(name).name != name or not (results_dir / name).is_dir():
-        folder = RunFolder.create(results_dir, config)
+        folder = RunFolder.create(results_dir, config, announce)
         return folder, Checkpoints(folder.checkpoints, every)
+    announce(name)
     checkpoints = Checkpoints(results_dir / name / CHECKPOINTS, every)
     epochs = restored_epochs(checkpoints)
     if epochs:

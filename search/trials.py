@@ -96,7 +96,7 @@ def open_bench(plan: StudyPlan, options: Options, settings: WandbSettings, data:
 
 def run_trial(bench: Bench, trial: optuna.Trial, channel: Channel) -> None:
     """Trains the configuration of a claimed slot and tells the study how it ended. Raises TrialCrash for a bug."""
-    plan, study, slot = bench.plan, bench.study, trial.user_attrs["slot"]
+    plan, slot = bench.plan, trial.user_attrs["slot"]
     channel.began(slot)
     trial, hyperparameters = patiently(bench.options.storage, lambda: _sample(bench, trial._trial_id))
     folder, checkpoints = _open_folder(bench, trial, _run_config(bench, slot, trial, hyperparameters))

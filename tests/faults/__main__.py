@@ -24,6 +24,11 @@ def main() -> int:
     integrity.add_argument("--flips", type=int, default=600, metavar="N")
     integrity.add_argument("--cuts", type=int, default=200, metavar="N")
     integrity.add_argument("--seed", type=int, default=0, metavar="INT")
+    fuzz = kinds.add_parser("fuzz", help="mutate files and read them; needs tests/faults/requirements-fuzz.txt")
+    fuzz.add_argument("--reader", choices=("dataset", "run_folder", "checkpoint"), required=True)
+    fuzz.add_argument("--seconds", type=int, default=600, metavar="N")
+    fuzz.add_argument("--seed", type=int, default=1, metavar="INT")
+    fuzz.add_argument("--found", type=Path, default=Path("fuzz"), metavar="PATH", help="folder for what broke a reader")
     given = parser.parse_args()
     if given.kind == "kills":
         from tests.faults.kills import run, summary
@@ -31,6 +36,12 @@ def main() -> int:
         reports = run(given.seed, given.kills, given.storage)
         print(summary(reports))
         return 1 if any(report.problems for report in reports) else 0
+    if given.kind == "fuzz":
+        from tests.faults.fuzz import run as fuzz_reader
+
+        line, has_held = fuzz_reader(given.reader, given.seconds, given.seed, given.found / given.reader)
+        print(line)
+        return 0 if has_held else 1
     from tests.faults.integrity import run as damage
 
     tallies = damage(given.flips, given.cuts, given.seed)

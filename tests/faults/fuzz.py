@@ -1,4 +1,4 @@
-"""Fuzzing of the readers of datasets, run folders and checkpoints: whatever comes, only the documented errors may leave.
+"""Fuzzing of the readers of datasets, run folders and checkpoints: whatever comes, only documented errors may leave.
 
 libFuzzer, by atheris, mutates good files and keeps what reaches new lines of our readers. It sees Python alone: the C
 code of HDF5 and torch is run by the same mutations, without being steered into. Checksums would stop most mutations at
@@ -8,6 +8,7 @@ As a script it is the fuzzer itself; `run` starts that in a process of its own a
 
 import argparse
 import hashlib
+import importlib
 import io
 import os
 import re
@@ -78,7 +79,7 @@ def checkpoint_seeds(folder: Path) -> None:
         operator = dno.build_operator(model, {"width": 2, "n_layers": 1, "fourier_modes_t": 2}, SPEC)
         dno.save(operator, folder / f"{model}.pt", {"a": 1})
     buffer = io.BytesIO()
-    torch.save(dict.fromkeys(PARTS, {"w": torch.ones(3)}) | {"records": [(1, 0.5)]}, buffer)
+    torch.save({name: {"w": torch.ones(3)} for name in PARTS} | {"records": [(1, 0.5)]}, buffer)
     (folder / "training.pt").write_bytes(sealed(HEADER + b"0" * 64 + b"\n" + buffer.getvalue()))
 
 
@@ -154,12 +155,9 @@ def fuzz(reader: str, arguments: list[str]) -> None:
     """Fuzzes in this process; libFuzzer ends it."""
     import atheris
 
-    ours = ("data", "dno", "tracking", "model_checkpoint", "json")
-    with atheris.instrument_imports(include=list(ours)):
-        import data.store
-        import dno
-        import experiment_tracker
-        import model_checkpoint  # noqa: F401
+    with atheris.instrument_imports(include=["data", "dno", "tracking", "model_checkpoint", "json"]):
+        for name in ("data.store", "dno", "experiment_tracker", "model_checkpoint"):
+            importlib.import_module(name)
     folder = Path(tempfile.mkdtemp(dir="/dev/shm" if os.path.isdir("/dev/shm") else None))
 
     def mutated(content: bytes, longest: int, seed: int) -> bytes:

@@ -5,6 +5,7 @@ python -m tests.faults integrity                      # 600 flipped bits and 200
 """
 
 import argparse
+import signal
 import sys
 from pathlib import Path
 
@@ -29,13 +30,25 @@ def main() -> int:
     fuzz.add_argument("--seconds", type=int, default=600, metavar="N")
     fuzz.add_argument("--seed", type=int, default=1, metavar="INT")
     fuzz.add_argument("--found", type=Path, default=Path("fuzz"), metavar="PATH", help="folder for what broke a reader")
+    soak = kinds.add_parser("soak", help="run many tiny trials and watch what grows")
+    soak.add_argument("--trials", type=int, default=300, metavar="N")
+    soak.add_argument(
+        "--output", type=Path, default=Path("soak"), metavar="PATH", help="folder for soak.png, soak.json"
+    )
     given = parser.parse_args()
+    signal.signal(signal.SIGTERM, lambda number, frame: sys.exit(128 + number))  # servers and folders are cleared away
     if given.kind == "kills":
         from tests.faults.kills import run, summary
 
         reports = run(given.seed, given.kills, given.storage)
         print(summary(reports))
         return 1 if any(report.problems for report in reports) else 0
+    if given.kind == "soak":
+        from tests.faults.soak import run as soak_searches
+
+        soaks = soak_searches(given.trials, given.output)
+        print("\n".join(each.line() for each in soaks))
+        return 0 if all(each.has_held() for each in soaks) else 1
     if given.kind == "fuzz":
         from tests.faults.fuzz import run as fuzz_reader
 

@@ -52,7 +52,11 @@ def start(
         environment["DIE_AT_WRITE"] = f"{die_at_write} {token}"
     command = [sys.executable, __file__, *map(str, arguments)]
     with open(output, "wb") as file:
-        return subprocess.Popen(command, stdout=file, stderr=file, env=environment, start_new_session=True)
+        # A harness that runs in the background ignores Ctrl-C, and its children would inherit that.
+        heed = lambda: signal.signal(signal.SIGINT, signal.SIG_DFL)  # noqa: E731
+        return subprocess.Popen(
+            command, stdout=file, stderr=file, env=environment, start_new_session=True, preexec_fn=heed
+        )
 
 
 def die_at_write(moment: str, token: str, results_dir: str) -> None:

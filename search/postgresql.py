@@ -4,6 +4,7 @@ import contextlib
 import hashlib
 import logging
 import os
+import re
 import threading
 import time
 from collections.abc import Callable, Iterator
@@ -104,7 +105,8 @@ def _reason(error: Exception) -> str:
         return "the server refuses this user or password; PGPASSWORD and ~/.pgpass are read too"
     if "does not exist" in text and "database" in text:
         return "the server has no such database; make it with `createdb`"
-    if isinstance(error, psycopg.OperationalError) and "invalid" not in text:
+    is_malformed = re.search(r"\binvalid (port|integer|URI|connection|\w+ value)", text)
+    if isinstance(error, psycopg.OperationalError) and not is_malformed:
         return f"{NO_ANSWER} ({text[-160:]})"
     return f"not an address of a database ({type(error).__name__}); expected postgresql://USER@HOST:PORT/DATABASE"
 

@@ -44,6 +44,9 @@ CIRCUMSTANCES = (
 )
 
 
+NO_TRACEBACK_OF_A_THREAD = pytest.mark.filterwarnings("error::pytest.PytestUnhandledThreadExceptionWarning")
+
+
 def statuses(results: Path) -> list[str]:
     return sorted(json.loads(p.read_text())["status"] for p in results.glob("*/final_results.json"))
 
@@ -219,6 +222,7 @@ def go_online(monkeypatch: pytest.MonkeyPatch, url: str) -> None:
     monkeypatch.setenv("WANDB_API_KEY", "a" * 40)
 
 
+@NO_TRACEBACK_OF_A_THREAD
 def test_wandb_server_that_hangs_costs_seconds(place: Place, monkeypatch: pytest.MonkeyPatch) -> None:
     server = socket.create_server(("127.0.0.1", 0))
     ends: list[socket.socket] = []
@@ -230,6 +234,7 @@ def test_wandb_server_that_hangs_costs_seconds(place: Place, monkeypatch: pytest
     server.close()
 
 
+@NO_TRACEBACK_OF_A_THREAD
 def test_wandb_server_that_dies_costs_seconds_and_no_trial(place: Place, monkeypatch: pytest.MonkeyPatch) -> None:
     server = Server()
     threading.Thread(target=lambda: server.has_streamed.wait() and server.die(), daemon=True).start()

@@ -7,7 +7,8 @@ from pathlib import Path
 import pytest
 
 from experiment_tracker import read_runs
-from tests.faults import checks, integrity, kills, tiny
+from tests.faults import checks, integrity, kills, soak, storages, tiny
+from tests.private_postgresql import binaries
 
 
 @pytest.mark.slow
@@ -17,6 +18,28 @@ def test_search_that_is_killed_again_and_again_loses_nothing(tmp_path: Path) -> 
     report = kills.Episode(3, results, data_root).run(4)
     assert report.problems == []
     assert sum(report.kills.values()) == 4
+
+
+@pytest.mark.slow
+@pytest.mark.postgresql
+@pytest.mark.skipif(binaries() is None, reason="no PostgreSQL server here: apt-get install postgresql")
+def test_search_loses_nothing_when_its_server_is_killed_as_well(tmp_path: Path) -> None:
+    data_root, results = tiny.make_data(tmp_path / "data"), tmp_path / "results"
+    results.mkdir()
+    with storages.storages("postgresql") as new_storage:
+        report = kills.Episode(279, results, data_root, new_storage("quick")).run(2)
+    assert report.problems == []
+    assert set(report.kills) == {"server killed", "server stopped"}
+
+
+@pytest.mark.slow
+def test_nothing_grows_from_trial_to_trial(tmp_path: Path) -> None:
+    watched = soak.soak("one process", 1, 9)
+    assert watched.code == 0 and watched.samples[-1].trials >= 8
+    middle, last = watched.samples[len(watched.samples) // 2], watched.samples[-1]
+    assert last.memory < 1.05 * middle.memory
+    assert last.threads <= middle.threads and last.temporary <= middle.temporary
+    assert last.handles <= middle.handles + 3  # a run's own files come and go
 
 
 def test_folder_that_a_kill_left_half_made_is_taken_over(tmp_path: Path) -> None:

@@ -2,6 +2,7 @@
 
 import logging
 import math
+from datetime import datetime
 from pathlib import Path
 
 import optuna
@@ -10,6 +11,7 @@ from optuna.trial import FrozenTrial, TrialState
 
 from experiment_tracker import FinalResults, Run, read_runs
 from hyperparameter_config import Choice, Range
+from search.collect import RESULTS_NAME
 from search.objectives import objective_values
 from search.plan import StudyPlan
 from search.sampling import snap
@@ -62,9 +64,11 @@ def _is_of(plan: StudyPlan, run: Run) -> bool:
     is_ours = wanted == (config.study, config.origin, config.role, config.model, config.family, config.search_type)
     if run.results is None or not is_ours or config.slot < 0 or set(own) != set(plan.defaults) | set(plan.space):
         return False
-    limits = (plan.max_epochs, plan.patience, plan.max_seconds, list(plan.objectives), plan.dataset_sha256)
-    trained = (config.max_epochs, config.patience, config.max_seconds, config.objectives, config.dataset_sha256)
-    if limits != trained or config.seed != plan.training_seed(config.slot):
+    limits = (plan.max_epochs, plan.patience, plan.max_seconds, list(plan.rungs()))
+    trained = (config.max_epochs, config.patience, config.max_seconds, config.rungs)
+    if (*limits, list(plan.objectives), plan.dataset_sha256) != (*trained, config.objectives, config.dataset_sha256):
+        return False
+    if config.seed != plan.training_seed(config.slot):
         return False
     if plan.cells is not None and config.slot >= len(plan.cells):
         return False
@@ -79,7 +83,7 @@ def _trial(plan: StudyPlan, run: Run, end: TrialEnd) -> FrozenTrial:
     errors = {e.epoch: e.val_rel_error for e in run.epochs if e.epoch < plan.max_epochs and e.val_rel_error >= 0}
     attributes = {"slot": run.config.slot, "attempt": run.config.attempt, "sampled": True, "run_folder": run.name}
     told = {"end": end.status, "reason": end.reason, "metrics": end.metrics, "seconds": end.seconds}
-    return optuna.trial.create_trial(
+    trial = optuna.trial.create_trial(
         state=STATES[end.status],
         values=None if end.values is None else list(end.values),
         params={name: run.config.hyperparameters[name] for name in plan.space},
@@ -87,6 +91,10 @@ def _trial(plan: StudyPlan, run: Run, end: TrialEnd) -> FrozenTrial:
         intermediate_values=errors if plan.is_reported() else {},
         user_attrs=attributes | {name: value for name, value in told.items() if value},
     )
+    trial.datetime_start = trial.datetime_complete = datetime.fromtimestamp(
+        (run.path / RESULTS_NAME).stat().st_mtime
+    )  # not now: its seconds are of an earlier command
+    return trial
 
 
 def _distribution(entry: Range | Choice) -> BaseDistribution:

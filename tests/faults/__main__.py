@@ -21,6 +21,7 @@ def main() -> int:
     kills.add_argument("--kills", type=int, default=200, metavar="N")
     kills.add_argument("--seed", type=int, default=0, metavar="INT", help="of the first study; the next have the next")
     kills.add_argument("--storage", choices=("journal", "postgresql"), default="journal")
+    kills.add_argument("--pruner", choices=("hyperband", "promote"), default="hyperband")
     integrity = kinds.add_parser("integrity", help="damage datasets and checkpoints and read them")
     integrity.add_argument("--flips", type=int, default=600, metavar="N")
     integrity.add_argument("--cuts", type=int, default=200, metavar="N")
@@ -40,7 +41,7 @@ def main() -> int:
     if given.kind == "kills":
         from tests.faults.kills import run, summary
 
-        reports = run(given.seed, given.kills, given.storage)
+        reports = run(given.seed, given.kills, given.storage, given.pruner)
         print(summary(reports))
         return 1 if any(report.problems for report in reports) else 0
     if given.kind == "soak":

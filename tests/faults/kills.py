@@ -27,6 +27,7 @@ KINDS = ("SIGKILL", "SIGTERM", "SIGINT", "SIGINT twice", "SIGKILL of a worker", 
 CODES = {"SIGTERM": (143, -15), "SIGINT": (130, -2), "SIGINT twice": (130, -2)}
 MOST_SECONDS = 300.0  # for any one start; more is a hang
 TRIALS, MORE_TRIALS = 4, 3
+KILLS_OF_AN_EPISODE = 5
 
 
 @dataclass
@@ -49,7 +50,12 @@ class Episode:
     """One study under fire. `base` is an empty folder."""
 
     def __init__(
-        self, seed: int, base: Path, data_root: Path, storage: Journal | Postgresql | None = None, max_epochs: int = 6
+        self,
+        seed: int,
+        base: Path,
+        data_root: Path,
+        storage: Journal | Postgresql | None = None,
+        pruner: str = "hyperband",
     ) -> None:
         self.random = np.random.default_rng(seed)
         self.results_dir = base
@@ -60,7 +66,9 @@ class Episode:
         self.model = str(self.random.choice(["memory_kernel", "method_of_steps", "stacked_history"]))
         self.arguments = ["--model", self.model, "--family", "cosine", "--search_type", self.search_type]
         self.arguments += ["--data_root", data_root, "--results_dir", base, "--wandb_mode", "disabled", "-q"]
-        self.arguments += ["--max_epochs", max_epochs, "--n_workers", self.random.choice([1, 1, 2]), "--confirm_top", 0]
+        max_epochs = 12 if pruner == "promote" else 6  # with a rung at the fourth
+        self.arguments += ["--pruner", pruner, "--max_epochs", max_epochs]
+        self.arguments += ["--n_workers", self.random.choice([1, 1, 2]), "--confirm_top", 0]
         self.arguments += self.storage.arguments()
 
     @property
@@ -207,7 +215,7 @@ def kill_group(process: subprocess.Popen[bytes]) -> None:
         os.killpg(process.pid, signal.SIGKILL)
 
 
-def run(seed: int, n_kills: int, storage: str = "journal", kills_per_episode: int = 5) -> list[Report]:
+def run(seed: int, n_kills: int, storage: str = "journal", pruner: str = "hyperband") -> list[Report]:
     """Episodes until `n_kills` kills are done, each with a seed of its own; prints a line each."""
     reports: list[Report] = []
     with tempfile.TemporaryDirectory() as base, storages(storage) as new_storage:
@@ -216,8 +224,8 @@ def run(seed: int, n_kills: int, storage: str = "journal", kills_per_episode: in
             name = f"episode {seed + len(reports)}"
             folder = Path(base) / name
             folder.mkdir()
-            episode = Episode(seed + len(reports), folder, data_root, new_storage(name))
-            reports.append(episode.run(kills_per_episode))
+            episode = Episode(seed + len(reports), folder, data_root, new_storage(name), pruner)
+            reports.append(episode.run(KILLS_OF_AN_EPISODE))
             print(reports[-1].line(), flush=True)
             for problem in reports[-1].problems:
                 print(f"  {problem}", flush=True)

@@ -29,8 +29,8 @@ class Sample:
     """What the processes of a search held when so many of its trials had finished."""
 
     trials: int
-    memory: float  # MB of the search and its workers, shared pages counted once
-    wandb_memory: float  # MB of W&B's service
+    memory: float  # MB of the search and its workers that are no file's: shares of libraries change with other programs
+    wandb_memory: float  # MB of W&B's service, likewise
     handles: int  # open files, sockets and pipes of the search and its workers
     threads: int
     temporary: int  # files in the temporary folder, and .partial files in the results
@@ -44,13 +44,16 @@ class Soak:
     samples: list[Sample]
     code: int
 
-    def growth(self, name: str) -> float:
-        """By which share the median of the last trials lies above that of the first after the warm-up."""
+    def ends(self, name: str) -> tuple[float, float]:
+        """The median over the first trials after the warm-up, and over the last ones."""
         values = {sample.trials: float(getattr(sample, name)) for sample in self.samples}
-        last = max(values)
-        early = np.median([v for n, v in values.items() if WARM_UP <= n < WARM_UP + WINDOW])
-        late = np.median([v for n, v in values.items() if n > last - WINDOW])
-        return float((late - early) / max(early, 1.0))
+        early = [value for trials, value in values.items() if WARM_UP <= trials < WARM_UP + WINDOW]
+        late = [value for trials, value in values.items() if trials > max(values) - WINDOW]
+        return float(np.median(early)), float(np.median(late))
+
+    def growth(self, name: str) -> float:
+        early, late = self.ends(name)
+        return (late - early) / max(early, 1.0)
 
     def has_held(self) -> bool:
         return self.code == 0 and all(
@@ -58,25 +61,21 @@ class Soak:
         )
 
     def line(self) -> str:
-        first = next((sample for sample in self.samples if sample.trials >= WARM_UP), self.samples[0])
-        last = self.samples[-1]
-        parts = [
-            f"memory {first.memory:.0f} to {last.memory:.0f} MB ({100 * self.growth('memory'):+.1f} %)",
-            f"W&B's service {first.wandb_memory:.0f} to {last.wandb_memory:.0f} MB",
-            f"handles {first.handles} to {last.handles}",
-            f"threads {first.threads} to {last.threads}",
-            f"temporary files {first.temporary} to {last.temporary}",
-        ]
+        names = {"memory": "memory in MB", "wandb_memory": "that of W&B's service"}
+        names |= {"handles": "handles", "threads": "threads", "temporary": "temporary files"}
+        ends = {title: self.ends(name) for name, title in names.items()}
+        parts = [f"{title} {early:.0f} to {late:.0f}" for title, (early, late) in ends.items()]
+        parts[0] += f" ({100 * self.growth('memory'):+.1f} %)"
         verdict = "flat" if self.has_held() else "GROWS"
-        return f"{self.kind}, trials {first.trials} to {last.trials}: {', '.join(parts)}: {verdict}"
+        return f"{self.kind}, {self.samples[-1].trials + 1} trials: {', '.join(parts)}: {verdict}"
 
 
-def watch(process: subprocess.Popen[bytes], results: Path, temporary: Path) -> list[Sample]:
+def watch(process: subprocess.Popen[bytes], results: Path, temporary: Path, n_trials: int) -> list[Sample]:
     """A sample whenever a trial has finished, until the search ends."""
     samples: list[Sample] = []
     while process.poll() is None:
         n = sum(1 for _ in results.glob("*/final_results.json"))
-        if n > (samples[-1].trials if samples else 0):
+        if (samples[-1].trials if samples else 0) < n < n_trials:  # with the last one the workers leave
             with contextlib.suppress(psutil.NoSuchProcess, FileNotFoundError):
                 samples.append(sample(n, psutil.Process(process.pid), results, temporary))
         time.sleep(0.02)
@@ -90,12 +89,17 @@ def sample(trials: int, search: psutil.Process, results: Path, temporary: Path) 
     left = [path for path in results.rglob("*") if ".partial" in path.name]
     return Sample(
         trials,
-        sum(process.memory_full_info().pss for process in ours) / MB,
-        sum(process.memory_full_info().pss for process in service) / MB,
+        sum(own_memory(process) for process in ours),
+        sum(own_memory(process) for process in service),
         sum(process.num_fds() for process in ours),
         sum(process.num_threads() for process in ours),
         sum(1 for _ in temporary.rglob("*")) + len(left),
     )
+
+
+def own_memory(process: psutil.Process) -> float:
+    memory = process.memory_info()
+    return (memory.rss - memory.shared) / MB
 
 
 def soak(kind: str, n_workers: int, n_trials: int) -> Soak:
@@ -112,7 +116,7 @@ def soak(kind: str, n_workers: int, n_trials: int) -> Soak:
             process = tiny.start(*flags, "--wandb_mode", "offline", "-q", output=Path(base) / "said.txt")
         finally:
             os.environ.pop("TMPDIR") if before is None else os.environ.__setitem__("TMPDIR", before)
-        samples = watch(process, results, temporary)
+        samples = watch(process, results, temporary, n_trials)
         if process.returncode:
             print((Path(base) / "said.txt").read_text()[-2000:])
         return Soak(kind, samples, process.returncode)
@@ -132,7 +136,7 @@ def draw(soaks: list[Soak], path: Path) -> None:
     """Every quantity by trial, a line for each search."""
     import matplotlib.pyplot as plt
 
-    panels = {"memory": "memory of search and workers / MB", "wandb_memory": "memory of W&B's service / MB"}
+    panels = {"memory": "memory of search and workers, MB", "wandb_memory": "memory of W&B's service, MB"}
     panels |= {"handles": "open handles", "threads": "threads", "temporary": "temporary files"}
     figure, axes = plt.subplots(1, len(panels), figsize=(13, 2.6), layout="constrained")
     for axis, (name, title) in zip(axes, panels.items(), strict=True):

@@ -132,7 +132,6 @@ def test_read_only_results_of_an_earlier_search_are_refused_in_one_line(place: P
     with mounted(place.results, "--bind", "-o", "ro", place.results):
         assert_refused(place, Case(lambda p: p.search("--n_trials", 2), ("--results_dir", "another folder")))
         assert_refused(place, Case(lambda p: p.report("--output_dir", p.results / "page"), ("--output_dir",)))
-        assert call(place.report()).code == 0
     assert call(place.search("--n_trials", 2)).code == 0
     assert statuses(place.results) == ["complete"] * 2
 
@@ -157,13 +156,13 @@ def test_full_disk_stops_in_one_line_and_the_search_goes_on_elsewhere(place: Pla
 def test_full_disk_stops_workers_in_one_line_and_the_search_goes_on_with_room(place: Place) -> None:
     small = place.root / "small"
     with small_disk(small):
-        code, err = run(place, "--results_dir", small / "results", "-q", "--n_workers", 2, "--n_trials", 4)
+        code, err = run(place, "--results_dir", small / "results", "-q", "--n_workers", 2, "--n_trials", 2)
         assert code == 1 and "Traceback" not in err, err
         assert "No space left on device" in err and "--results_dir" in err and err.count("\n") == 1, err
         subprocess.run(["mount", "-o", "remount,size=64m", small], check=True)
-        code, err = run(place, "--results_dir", small / "results", "-q", "--n_workers", 2, "--n_trials", 4)
+        code, err = run(place, "--results_dir", small / "results", "-q", "--n_workers", 2, "--n_trials", 2)
         assert code == 0, err
-        assert problems(small / "results", "method_of_steps_cosine_random", 4) == []
+        assert problems(small / "results", "method_of_steps_cosine_random", 2) == []
 
 
 @pytest.mark.postgresql
@@ -173,7 +172,7 @@ def test_full_disk_of_one_machine_leaves_its_trials_to_the_others(
 ) -> None:
     monkeypatch.setenv("DNO_HEARTBEAT_SECONDS", "0.3")
     with small_disk(place.root / "small"), private_server() as server:
-        common = ["--storage", server.url(), "-q", "--n_trials", 3]
+        common = ["--storage", server.url(), "-q", "--n_trials", 2]
         monkeypatch.setenv("DNO_HOST_ID", "full")
         code, err = run(place, "--results_dir", place.root / "small" / "results", *common)
         assert code == 1 and "No space left on device" in err and err.count("\n") == 1, err
@@ -181,7 +180,7 @@ def test_full_disk_of_one_machine_leaves_its_trials_to_the_others(
         code, err = run(place, *common)
         assert code == 0, err
         found = problems(
-            place.results, "method_of_steps_cosine_random", 3, lambda folder: open_storage(folder, server.url())
+            place.results, "method_of_steps_cosine_random", 2, lambda folder: open_storage(folder, server.url())
         )
     assert found == []
 

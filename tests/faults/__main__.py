@@ -32,7 +32,7 @@ def main() -> int:
     fuzz.add_argument("--seed", type=int, default=1, metavar="INT")
     fuzz.add_argument("--found", type=Path, default=Path("fuzz"), metavar="PATH", help="folder for what broke a reader")
     soak = kinds.add_parser("soak", help="run many tiny trials and watch what grows")
-    soak.add_argument("--trials", type=int, default=300, metavar="N")
+    soak.add_argument("--trials", type=int, default=300, metavar="N", help="at least 100")
     soak.add_argument(
         "--output", type=Path, default=Path("soak"), metavar="PATH", help="folder for soak.png, soak.json"
     )

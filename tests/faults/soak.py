@@ -41,6 +41,7 @@ class Soak:
     """One long search."""
 
     kind: str
+    n_trials: int
     samples: list[Sample]
     code: int
 
@@ -67,7 +68,7 @@ class Soak:
         parts = [f"{title} {early:.0f} to {late:.0f}" for title, (early, late) in ends.items()]
         parts[0] += f" ({100 * self.growth('memory'):+.1f} %)"
         verdict = "flat" if self.has_held() else "GROWS"
-        return f"{self.kind}, {self.samples[-1].trials + 1} trials: {', '.join(parts)}: {verdict}"
+        return f"{self.kind}, {self.n_trials} trials: {', '.join(parts)}: {verdict}"
 
 
 def watch(process: subprocess.Popen[bytes], results: Path, temporary: Path, n_trials: int) -> list[Sample]:
@@ -119,7 +120,7 @@ def soak(kind: str, n_workers: int, n_trials: int) -> Soak:
         samples = watch(process, results, temporary, n_trials)
         if process.returncode:
             print((Path(base) / "said.txt").read_text()[-2000:])
-        return Soak(kind, samples, process.returncode)
+        return Soak(kind, n_trials, samples, process.returncode)
 
 
 def run(n_trials: int, output: Path) -> list[Soak]:

@@ -199,7 +199,7 @@ def good_files(tmp_path_factory: pytest.TempPathFactory) -> dict[str, list[bytes
 @pytest.mark.parametrize("reader", fuzz.READERS)
 def test_every_good_file_is_read(reader: str, good_files: dict[str, list[bytes]], tmp_path: Path) -> None:
     for content in good_files[reader]:
-        fuzz.TARGETS[reader](content, tmp_path)
+        assert fuzz.TARGETS[reader](content, tmp_path)
 
 
 @few(60)

@@ -37,23 +37,25 @@ def seeds(reader: str, folder: Path) -> None:
 
 
 def dataset_seeds(folder: Path) -> None:
-    """Files of ours, and the same as others may write them: without checksums, filters and seal."""
+    """A file of ours, and two trajectories of it as others may write them: without checksums and filters."""
     import h5py
 
+    from data import store
     from tests.faults import tiny
 
     data = tiny.make_data(folder / "made") / "cosine"
-    for number, libver in enumerate(("earliest", "latest", None)):
-        target = folder / f"{number}.h5"
-        if libver is None:
-            shutil.copy(data / "val.h5", target)
-            continue
+    shutil.copy(data / "val.h5", folder / "ours.h5")
+    for libver in ("earliest", "latest"):
+        target = folder / "made" / libver / "cosine" / "val.h5"
+        target.parent.mkdir(parents=True)
         with h5py.File(data / "val.h5") as old, h5py.File(target, "w", libver=libver) as new:
-            new.attrs.update(old.attrs)
+            new.attrs.update({name: value for name, value in old.attrs.items() if name != "generator_config"})
             for name, values in old.items():
-                few = values[:2] if name in ("history", "tau", "params") else values[:3]
-                new[name] = few if name not in ("solution", "time") else values[: old["offsets"][2]]
+                length = old["offsets"][2] if name in ("solution", "time") else 3 if name == "offsets" else 2
+                new[name] = values[:length]
                 new[name].attrs.update(values.attrs)
+        store.seal(target)
+        shutil.move(target, folder / f"{libver}.h5")
     shutil.rmtree(folder / "made")
 
 
@@ -98,7 +100,8 @@ def sealed(content: bytes) -> bytes:
     return content[:place] + hashlib.sha256(content).hexdigest().encode() + content[place + 64 :]
 
 
-def read_dataset(content: bytes, folder: Path) -> None:
+def read_dataset(content: bytes, folder: Path) -> bool:
+    """Whether these bytes are a good dataset."""
     from data import store
 
     path = folder / "cosine" / "val.h5"
@@ -109,9 +112,12 @@ def read_dataset(content: bytes, folder: Path) -> None:
         store.read(path)
     except store.DatasetError as error:
         assert "\n" not in str(error)
+        return False
+    return True
 
 
-def read_run_folder(content: bytes, folder: Path) -> None:
+def read_run_folder(content: bytes, folder: Path) -> bool:
+    """Whether these bytes are the files of a good run folder."""
     from experiment_tracker import RecordError, read_run, read_runs
 
     path = folder / "run"
@@ -125,13 +131,15 @@ def read_run_folder(content: bytes, folder: Path) -> None:
     assert not any("\n" in line for line in problems)
     try:
         run = read_run(path)
-        run.changed_artifacts()
+        changed = run.changed_artifacts()
         run.predictions()
     except (RecordError, FileNotFoundError):
-        pass
+        return False
+    return not problems and changed in ([], ["artifacts/best_model.pt: missing"])
 
 
-def read_checkpoint(content: bytes, folder: Path) -> None:
+def read_checkpoint(content: bytes, folder: Path) -> bool:
+    """Whether these bytes are a good checkpoint of either kind."""
     import dno
     import model_checkpoint
 
@@ -142,9 +150,11 @@ def read_checkpoint(content: bytes, folder: Path) -> None:
         reader(path)
     except ValueError as error:
         assert "\n" not in str(error)
+        return False
+    return True
 
 
-TARGETS: dict[str, Callable[[bytes, Path], None]] = {
+TARGETS: dict[str, Callable[[bytes, Path], bool]] = {
     "dataset": read_dataset,
     "run_folder": read_run_folder,
     "checkpoint": read_checkpoint,
@@ -164,10 +174,11 @@ def fuzz(reader: str, arguments: list[str]) -> None:
         content = atheris.Mutate(content, longest)
         return sealed(content)[:longest] if reader == "checkpoint" and seed % 2 else content
 
+    def one_input(content: bytes) -> None:
+        TARGETS[reader](content, folder)
+
     try:
-        atheris.Setup(
-            [sys.argv[0], *arguments], lambda content: TARGETS[reader](content, folder), custom_mutator=mutated
-        )
+        atheris.Setup([reader, *arguments], one_input, custom_mutator=mutated)
         atheris.Fuzz()
     finally:
         shutil.rmtree(folder, ignore_errors=True)

@@ -89,6 +89,9 @@ def search_all(plans: list["StudyPlan"], data: dict[str, "FamilyData"], options:
             except StudyStopped as stop:
                 print(f"error: {stop}", file=sys.stderr)
                 return stop.exit_code
+            except KeyboardInterrupt:  # outside of its trials: while a study is opened or summed up
+                logging.getLogger(__name__).warning("stopped at once; the same command goes on")
+                break
             answer(outcome.text)
             n_complete, since = n_complete + outcome.n_complete, time.time()
             if interruption.ends_everything:

@@ -10,6 +10,7 @@ import io
 import logging
 import pickle
 import shutil
+import struct
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -22,6 +23,11 @@ from model_optimizer import JointOptimizer
 logger = logging.getLogger(__name__)
 
 HEADER = b"dno-training-state 1 "  # then the sha256 of all that follows the line
+# What torch raises on a file that is none of its own.
+DAMAGE = (RuntimeError, pickle.UnpicklingError, ValueError, TypeError, LookupError, AttributeError, AssertionError)
+DAMAGE += (EOFError, OSError, OverflowError, MemoryError, struct.error)
+ZIP = b"PK\x03\x04"
+PARTS = ("operator", "optimizer", "progress", "order", "random", "random_device", "records")
 KEPT = 2  # the newest checkpoints: should the last be damaged, one epoch more is trained again
 
 
@@ -123,12 +129,16 @@ class Checkpoints:
 
 
 def read_checkpoint(path: Path) -> dict[str, object]:
-    """The state in a file. Runs no code from it; ValueError for a file that was altered or cut."""
+    """The state in a file. Runs no code from it; ValueError for a file that was altered, cut or is of another kind."""
     with open(path, "rb") as handle:
         line, content = handle.readline(len(HEADER) + 65), handle.read()
     if line != HEADER + hashlib.sha256(content).hexdigest().encode() + b"\n":
         raise ValueError(f"{path}: differs from its sha256: damaged")
     try:
-        return torch.load(io.BytesIO(content), map_location="cpu", weights_only=True)
-    except (RuntimeError, pickle.UnpicklingError) as error:
+        # Without its zip archive torch would take the bytes for a form of its own from before 2020.
+        saved = torch.load(io.BytesIO(content), map_location="cpu", weights_only=True) if content[:4] == ZIP else None
+    except DAMAGE as error:
         raise ValueError(f"{path}: not a training state") from error
+    if not isinstance(saved, dict) or set(saved) != set(PARTS):
+        raise ValueError(f"{path}: not a training state")
+    return saved

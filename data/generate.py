@@ -292,7 +292,7 @@ def _stop(number: int, frame: object) -> NoReturn:
     raise SystemExit(128 + number)
 
 
-def _send_again(lost: "sys.UnraisableHookArgs") -> None:
+def send_again(lost: "sys.UnraisableHookArgs") -> None:
     """Python drops what a signal raises inside a destructor (1 of 40 Ctrl-C here): the signal is sent once more."""
     number = {KeyboardInterrupt: signal.SIGINT, SystemExit: signal.SIGTERM}.get(lost.exc_type)
     if number is None:
@@ -308,7 +308,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     logging.basicConfig(level=level, format="%(message)s")
     logging.getLogger("h5py").setLevel(logging.WARNING)  # -v is about this project
     signal.signal(signal.SIGTERM, _stop)  # so that temporary files are removed
-    hook, sys.unraisablehook = sys.unraisablehook, _send_again
+    hook, sys.unraisablehook = sys.unraisablehook, send_again
     try:
         return _run(arguments)
     except KeyboardInterrupt:

@@ -76,7 +76,7 @@ def _write(trial: FrozenTrial, study: optuna.Study, options: Options) -> bool:
         raise ValueError(f"study {study.study_name!r}, trial {trial.number}: {error}") from error
     nan = float("nan")
     rows = [[nan if value is None else value for value in row] for row in trial.user_attrs["epochs"]]
-    (path / ARTIFACTS).mkdir(parents=True, exist_ok=True)
+    path.mkdir(parents=True, exist_ok=True)
     folder = RunFolder.reopen(path, config, [EpochRecord(*row) for row in rows])
     if options.artifacts is not None:
         _download(trial, study, folder, options.artifacts)

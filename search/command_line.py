@@ -125,7 +125,7 @@ def _positive(unit: str) -> Callable[[str], float]:
 
 
 def _storage_url(text: str) -> str:
-    if not re.match(r"postgres(ql)?://", text):
+    if not re.match(r"postgres(ql)?://", text) or not text.isprintable():
         raise argparse.ArgumentTypeError(f"expected postgresql://USER@HOST:PORT/DATABASE, got {masked(text)!r}")
     return text.replace("postgres://", "postgresql://", 1)
 

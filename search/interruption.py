@@ -3,10 +3,13 @@
 import logging
 import math
 import signal
+import sys
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from types import FrameType
+
+from data.generate import send_again
 
 logger = logging.getLogger(__name__)
 
@@ -52,8 +55,10 @@ def watched(minutes: float | None = None) -> Iterator[Interruption]:
     """Takes over SIGINT and SIGTERM for the length of the block, which is to end after so many minutes."""
     interruption = Interruption(minutes)
     before = {number: signal.signal(number, interruption.handle) for number in (signal.SIGINT, signal.SIGTERM)}
+    hook, sys.unraisablehook = sys.unraisablehook, send_again
     try:
         yield interruption
     finally:
         for number, handler in before.items():
             signal.signal(number, handler)
+        sys.unraisablehook = hook

@@ -4,6 +4,7 @@ import contextlib
 import hashlib
 import logging
 import os
+import re
 import threading
 import time
 from collections.abc import Callable, Iterator
@@ -28,6 +29,7 @@ logger = logging.getLogger(__name__)
 CONNECT_SECONDS = 10
 PATIENCE_SECONDS = 600.0  # how long a search waits for a server that was there when it began
 BEAT_SECONDS = float(os.environ.get("DNO_HEARTBEAT_SECONDS", "10"))  # between two signs of life of a machine
+NO_ANSWER = "the server does not answer"
 MISSED_BEATS = 6  # then its trials are taken over
 # A machine that vanished with its network must not keep its locks for TCP's two hours.
 KEEPALIVE = "-c tcp_keepalives_idle=30 -c tcp_keepalives_interval=10 -c tcp_keepalives_count=3"
@@ -39,6 +41,10 @@ WHERE now() - greatest(beat, pg_postmaster_start_time()) < make_interval(secs =>
 Result = TypeVar("Result")
 
 
+class NoAnswer(ValueError):
+    """The server of a storage could not be reached; its text is for the user."""
+
+
 def connect(url: str) -> psycopg.Connection:
     """An own connection, each statement its own transaction."""
     return psycopg.connect(url, autocommit=True, connect_timeout=CONNECT_SECONDS, options=KEEPALIVE)
@@ -48,7 +54,7 @@ def is_outage(error: BaseException | None) -> bool:
     """Whether the server could not be reached, rather than refused what it was asked."""
     if isinstance(error, StorageInternalError):
         error = error.__cause__
-    lost = (psycopg.OperationalError, sqlalchemy.exc.OperationalError, sqlalchemy.exc.InterfaceError)
+    lost = (NoAnswer, psycopg.OperationalError, sqlalchemy.exc.OperationalError, sqlalchemy.exc.InterfaceError)
     return isinstance(error, lost) or (isinstance(error, sqlalchemy.exc.DBAPIError) and error.connection_invalidated)
 
 
@@ -58,7 +64,7 @@ def patiently(action: Callable[[], Result]) -> Result:
     while True:
         try:
             result = action()
-        except (psycopg.Error, sqlalchemy.exc.SQLAlchemyError, StorageInternalError) as error:
+        except (NoAnswer, psycopg.Error, sqlalchemy.exc.SQLAlchemyError, StorageInternalError) as error:
             since = since or time.monotonic()
             if not is_outage(error):
                 raise
@@ -85,7 +91,9 @@ def open_database(url: str) -> "BatchingStorage":
             scheme, _, rest = url.partition("://")
             return BatchingStorage(f"{scheme}+psycopg://{rest}", engine_kwargs=engine)
     except (psycopg.Error, sqlalchemy.exc.SQLAlchemyError, RuntimeError, ValueError) as error:
-        raise ValueError(f"--storage {masked(url)}: {_reason(error)}") from None
+        reason = _reason(error)
+        kind = NoAnswer if reason.startswith(NO_ANSWER) else ValueError
+        raise kind(f"--storage {masked(url)}: {reason}") from None
 
 
 def _reason(error: Exception) -> str:
@@ -97,8 +105,9 @@ def _reason(error: Exception) -> str:
         return "the server refuses this user or password; PGPASSWORD and ~/.pgpass are read too"
     if "does not exist" in text and "database" in text:
         return "the server has no such database; make it with `createdb`"
-    if isinstance(error, psycopg.OperationalError) and "invalid" not in text:
-        return f"the server does not answer ({text[-160:]})"
+    is_malformed = re.search(r"\binvalid (port|integer|URI|connection|\w+ value)", text)
+    if isinstance(error, psycopg.OperationalError) and not is_malformed:
+        return f"{NO_ANSWER} ({text[-160:]})"
     return f"not an address of a database ({type(error).__name__}); expected postgresql://USER@HOST:PORT/DATABASE"
 
 

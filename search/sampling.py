@@ -184,8 +184,8 @@ def _nearest(value: object, entry: Range | Choice) -> object:
         numbers = [v for v in entry.values if isinstance(v, int | float) and not isinstance(v, bool)]
         return min(numbers, key=lambda v: abs(v - value)) if numeric and numbers else entry.values[0]
     if not numeric:
-        middle = math.sqrt(entry.low * entry.high) if entry.scale == "log" else (entry.low + entry.high) / 2
-        return round(middle) if entry.scale == "int" else middle
+        is_log = entry.scale == "log"
+        value = math.sqrt(entry.low) * math.sqrt(entry.high) if is_log else entry.low / 2 + entry.high / 2
     clipped = min(max(value, entry.low), entry.high)
     return round(clipped) if entry.scale == "int" else float(clipped)
 

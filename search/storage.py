@@ -168,7 +168,9 @@ def open_storage(results_dir: Path, url: str | None = None) -> BaseStorage:
         return JournalStorage(JournalFileBackend(str(journal), lock_obj=lock))
     except DAMAGE as error:
         text = " ".join(f"{type(error).__name__}: {error}".split())[:200]
-        raise ValueError(f"{journal}: damaged ({text}); move it away, the run folders stay readable") from error
+        raise ValueError(
+            f"{journal}: damaged ({text}); move it away: finished trials are taken over from their run folders"
+        ) from error
 
 
 def patiently(url: str | None, action: Callable[[], Result]) -> Result:

@@ -1,7 +1,6 @@
 """One trial: a configuration is sampled, trained, written to its run folder, and told to the study."""
 
 import logging
-import math
 import platform
 import shutil
 import traceback
@@ -33,9 +32,10 @@ from experiment_tracker import (
     read_run,
 )
 from model_checkpoint import Checkpoints, read_records, seconds_spent
+from search.adoption import adopt_folders, trial_end
 from search.collect import travelling_record, upload
 from search.command_line import Options
-from search.objectives import directions, objective_values
+from search.objectives import directions
 from search.plan import StudyPlan, find_data, resolve_device
 from search.progress import Channel
 from search.promotion import goes_on
@@ -43,7 +43,6 @@ from search.reports import Reports
 from search.sampling import new_configuration, pruner, sampler, suggest
 from search.slots import (
     ERROR,
-    FAILED,
     SPENT_BEFORE,
     SlotLost,
     StorageLost,
@@ -84,21 +83,25 @@ def open_bench(plan: StudyPlan, options: Options, settings: WandbSettings, data:
     optuna.logging.set_verbosity(optuna.logging.WARNING)
     device = resolve_device(options.device)
     data = find_data(plan.family, options, device) if data is None else data
-    storage = open_storage(options.results_dir, options.storage)
-    with held(guard_lock(options.results_dir, plan.name, options.storage)):
-        study = open_study(storage, plan.name, directions(plan.objectives), plan.fingerprint())
+
+    def opened() -> optuna.Study:
+        storage = open_storage(options.results_dir, options.storage)
+        with held(guard_lock(options.results_dir, plan.name, options.storage)):
+            study = open_study(storage, plan.name, directions(plan.objectives), plan.fingerprint())
+            if options.storage is None and not study.get_trials(deepcopy=False):
+                adopt_folders(study, plan, options.results_dir)
+            return study
+
+    study = patiently(options.storage, opened)
     return Bench(plan, options, study, data, device, settings, open_wandb(settings))
 
 
 def run_trial(bench: Bench, trial: optuna.Trial, channel: Channel) -> None:
     """Trains the configuration of a claimed slot and tells the study how it ended. Raises TrialCrash for a bug."""
-    plan, study, slot = bench.plan, bench.study, trial.user_attrs["slot"]
+    plan, slot = bench.plan, trial.user_attrs["slot"]
     channel.began(slot)
     trial, hyperparameters = patiently(bench.options.storage, lambda: _sample(bench, trial._trial_id))
     folder, checkpoints = _open_folder(bench, trial, _run_config(bench, slot, trial, hyperparameters))
-    with one_transaction(study):
-        for key, value in (("sampled", True), ("run_folder", folder.path.name)):
-            trial.set_user_attr(key, value)
     reports = Reports(trial, plan, is_remote=bench.options.storage is not None)
 
     def on_epoch(record: EpochRecord) -> str | None:
@@ -108,7 +111,7 @@ def run_trial(bench: Bench, trial: optuna.Trial, channel: Channel) -> None:
                 return "pruned"
             if plan.is_pruned() and record.epoch in plan.rungs():
                 reports.flush()
-                if not goes_on(trials_by_slot(study), slot, record.epoch):
+                if not goes_on(trials_by_slot(bench.study), slot, record.epoch):
                     return "paused"
         except (SlotLost, StorageLost):
             return "interrupted"
@@ -174,12 +177,22 @@ def restored_epochs(checkpoints: Checkpoints | None) -> list[EpochRecord]:
 
 
 def _open_folder(bench: Bench, trial: optuna.Trial, config: RunConfig) -> tuple[RunFolder, Checkpoints]:
-    """The folder of the slot's last attempt, with its last checkpoint, where it lies here; else a new folder."""
+    """The folder of the slot's last attempt, with its last checkpoint, where it lies here; else a new folder.
+
+    The study hears of the folder before it is made: whatever a kill leaves of it, the slot's next attempt takes over.
+    """
     results_dir, every = bench.options.results_dir, bench.options.checkpoint_every
     name = trial.user_attrs.get("run_folder")
+
+    def announce(name: str) -> None:
+        with one_transaction(bench.study):
+            for key, value in (("sampled", True), ("run_folder", name)):
+                trial.set_user_attr(key, value)
+
     if name is None or Path(name).name != name or not (results_dir / name).is_dir():
-        folder = RunFolder.create(results_dir, config)
+        folder = RunFolder.create(results_dir, config, announce)
         return folder, Checkpoints(folder.checkpoints, every)
+    announce(name)
     checkpoints = Checkpoints(results_dir / name / CHECKPOINTS, every)
     epochs = restored_epochs(checkpoints)
     if epochs:
@@ -246,20 +259,6 @@ def train_into(
         checkpoints.remove()
     wandb.finish_trial(results, folder.path)
     return results
-
-
-def trial_end(results: FinalResults, objectives: tuple[str, ...]) -> TrialEnd:
-    """How the study sees the end of a run: the objectives of a complete one, the reason of any other."""
-    metrics = {k: v for k, v in results.metrics.items() if isinstance(v, int | float) and math.isfinite(v)}
-    status, reason, values = results.status, results.reason, None
-    if results.traceback is not None:
-        status = ERROR
-    elif status == "complete":
-        values = objective_values(metrics, objectives)
-        if values is None:
-            status, reason = FAILED, f"one of {', '.join(objectives)} is not finite"
-    seconds = {k: v for k, v in results.seconds.items() if math.isfinite(v)}
-    return TrialEnd(status, reason, values, metrics, seconds)
 
 
 def adopt(bench: Bench, trial: FrozenTrial) -> TrialEnd | None:

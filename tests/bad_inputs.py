@@ -10,6 +10,7 @@ from pathlib import Path
 from tests.faults import tiny
 
 CANARY = "executed"  # the file that every payload would make
+SECRET = "hunter2"  # a password that no answer may repeat
 
 
 @dataclass
@@ -156,7 +157,7 @@ def assert_refused(place: Place, given: Case) -> None:
     assert answer.err.startswith("error: ") and answer.err.count("\n") == 1 and answer.err.endswith("\n"), answer.err
     missing = [word for word in given.words if word not in answer.err]
     assert not missing, f"{missing} not in {answer.err}"
-    assert len(answer.err) < 1000, answer.err
+    assert len(answer.err) < 1000 and SECRET not in answer.err + answer.out, answer.err
     assert not place.canary.exists(), "a payload was executed"
     assert files(place.root) == before, "something was written or changed"
 

@@ -8,14 +8,21 @@ import subprocess
 import sys
 import threading
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager
 from datetime import datetime
 from pathlib import Path
 
 import pytest
+import wandb
 
-from tests.bad_inputs import Place, call
+from search.storage import open_storage
+from tests.bad_inputs import Case, Place, assert_refused, call
 from tests.faults import tiny
+from tests.faults.checks import problems
+from tests.private_postgresql import binaries, private_server
+from tests.runs import finished_run
+from tests.wandb_server import Server
+from tracking import wandb_log
 
 CIRCUMSTANCES = (
     "another search of the study",
@@ -26,9 +33,18 @@ CIRCUMSTANCES = (
     "disk full",
     "file size limited",
     "little memory",
+    "read-only results",
+    "read-only data",
+    "disk full for the workers",
+    "disk full on one of two machines",
+    "files changed since written",
     "W&B server that hangs",
+    "W&B server that dies",
     "output closed",
 )
+
+
+NO_TRACEBACK_OF_A_THREAD = pytest.mark.filterwarnings("error::pytest.PytestUnhandledThreadExceptionWarning")
 
 
 def statuses(results: Path) -> list[str]:
@@ -91,15 +107,40 @@ def test_clock_set_back_loses_nothing(place: Place, monkeypatch: pytest.MonkeyPa
 
 
 @contextmanager
-def small_disk(folder: Path) -> Iterator[None]:
-    folder.mkdir()
-    mounted = subprocess.run(["mount", "-t", "tmpfs", "-o", "size=64k", "tmpfs", folder], capture_output=True)
-    if mounted.returncode:
-        pytest.skip("no right to mount a small disk")
+def mounted(folder: Path, *arguments: object) -> Iterator[None]:
+    folder.mkdir(exist_ok=True)
+    if subprocess.run(["mount", *map(str, arguments), folder], capture_output=True).returncode:
+        pytest.skip("no right to mount a file system")
     try:
         yield
     finally:
         subprocess.run(["umount", folder], check=True)
+
+
+def small_disk(folder: Path) -> AbstractContextManager[None]:
+    return mounted(folder, "-t", "tmpfs", "-o", "size=64k", "tmpfs")
+
+
+def test_read_only_results_are_refused_in_one_line(place: Place) -> None:
+    with mounted(place.root / "fixed", "-t", "tmpfs", "-o", "ro", "tmpfs"):
+        for folder in (place.root / "fixed", place.root / "fixed" / "results"):
+            assert_refused(place, Case(lambda p, to=folder: p.search("--results_dir", to), ("--results_dir", "fixed")))
+
+
+def test_read_only_results_of_an_earlier_search_are_refused_in_one_line(place: Place) -> None:
+    assert call(place.search()).code == 0
+    with mounted(place.results, "--bind", "-o", "ro", place.results):
+        assert_refused(place, Case(lambda p: p.search("--n_trials", 2), ("--results_dir", "another folder")))
+        assert_refused(place, Case(lambda p: p.report("--output_dir", p.results / "page"), ("--output_dir",)))
+    assert call(place.search("--n_trials", 2)).code == 0
+    assert statuses(place.results) == ["complete"] * 2
+
+
+def test_read_only_data_can_be_searched(place: Place) -> None:
+    with mounted(place.data, "--bind", "-o", "ro", place.data):
+        assert call(place.search()).code == 0
+        command = ["generate", "--family", "mackey", "--data_root", place.data]
+        assert_refused(place, Case(lambda p: command, ("--data_root", "Read-only")))
 
 
 def test_full_disk_stops_in_one_line_and_the_search_goes_on_elsewhere(place: Place) -> None:
@@ -110,6 +151,50 @@ def test_full_disk_stops_in_one_line_and_the_search_goes_on_elsewhere(place: Pla
         left = [path.name for path in (place.root / "small").rglob("*") if path.name.startswith(".partial")]
         assert left == []
     assert call(place.search()).code == 0
+
+
+def test_full_disk_stops_workers_in_one_line_and_the_search_goes_on_with_room(place: Place) -> None:
+    small = place.root / "small"
+    with small_disk(small):
+        code, err = run(place, "--results_dir", small / "results", "-q", "--n_workers", 2, "--n_trials", 2)
+        assert code == 1 and "Traceback" not in err, err
+        assert "No space left on device" in err and "--results_dir" in err and err.count("\n") == 1, err
+        subprocess.run(["mount", "-o", "remount,size=64m", small], check=True)
+        code, err = run(place, "--results_dir", small / "results", "-q", "--n_workers", 2, "--n_trials", 2)
+        assert code == 0, err
+        assert problems(small / "results", "method_of_steps_cosine_random", 2) == []
+
+
+@pytest.mark.postgresql
+@pytest.mark.skipif(binaries() is None, reason="no PostgreSQL server here: apt-get install postgresql")
+def test_full_disk_of_one_machine_leaves_its_trials_to_the_others(
+    place: Place, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("DNO_HEARTBEAT_SECONDS", "0.3")
+    with small_disk(place.root / "small"), private_server() as server:
+        common = ["--storage", server.url(), "-q", "--n_trials", 2]
+        monkeypatch.setenv("DNO_HOST_ID", "full")
+        code, err = run(place, "--results_dir", place.root / "small" / "results", *common)
+        assert code == 1 and "No space left on device" in err and err.count("\n") == 1, err
+        monkeypatch.setenv("DNO_HOST_ID", "roomy")
+        code, err = run(place, *common)
+        assert code == 0, err
+        found = problems(
+            place.results, "method_of_steps_cosine_random", 2, lambda folder: open_storage(folder, server.url())
+        )
+    assert found == []
+
+
+def test_files_changed_since_written_are_named_and_drawn_all_the_same(
+    place: Place, caplog: pytest.LogCaptureFixture
+) -> None:
+    folder = finished_run(place.results)
+    (folder / "metrics.csv").write_text((folder / "metrics.csv").read_text().replace("0.25", "0.24"))
+    answer = call(place.report())
+    assert answer.code == 0, answer
+    assert "metrics.csv: changed since written" in caplog.text
+    page = (place.root / "pictures" / "report.html").read_text()
+    assert "changed since written" in page and folder.name in page
 
 
 def test_limited_file_size_stops_in_one_line(place: Place) -> None:
@@ -125,21 +210,39 @@ def test_little_memory_is_said_in_one_line(place: Place, monkeypatch: pytest.Mon
     assert call(place.search()).code == 0
 
 
-def test_wandb_server_that_hangs_costs_seconds(place: Place, monkeypatch: pytest.MonkeyPatch) -> None:
-    from tracking import wandb_log
+def go_online(monkeypatch: pytest.MonkeyPatch, url: str) -> None:
+    """Logs in to a W&B of one's own, with little patience."""
+    wandb.teardown()  # it keeps the address of its server
+    for name in ("INIT_SECONDS", "FINISH_SECONDS"):
+        monkeypatch.setattr(wandb_log, name, 2.0)
+    for name in ("WANDB_MODE", "WANDB_DATA_DIR", "WANDB_CACHE_DIR"):
+        monkeypatch.delenv(name, raising=False)
+    monkeypatch.setenv("WANDB_BASE_URL", url)
+    monkeypatch.setenv("WANDB_API_KEY", "a" * 40)
 
+
+@NO_TRACEBACK_OF_A_THREAD
+def test_wandb_server_that_hangs_costs_seconds(place: Place, monkeypatch: pytest.MonkeyPatch) -> None:
     server = socket.create_server(("127.0.0.1", 0))
     ends: list[socket.socket] = []
     threading.Thread(target=lambda: ends.append(server.accept()[0]), daemon=True).start()  # and says nothing
-    monkeypatch.setattr(wandb_log, "INIT_SECONDS", 2.0)
-    for name in ("WANDB_MODE", "WANDB_DATA_DIR", "WANDB_CACHE_DIR"):
-        monkeypatch.delenv(name, raising=False)
-    monkeypatch.setenv("WANDB_BASE_URL", f"http://127.0.0.1:{server.getsockname()[1]}")
-    monkeypatch.setenv("WANDB_API_KEY", "a" * 40)
+    go_online(monkeypatch, f"http://127.0.0.1:{server.getsockname()[1]}")
     assert call(place.search("--wandb_mode", "online")).code == 0
     assert statuses(place.results) == ["complete"]
     assert list(place.results.glob("wandb/offline-run-*"))
     server.close()
+
+
+@NO_TRACEBACK_OF_A_THREAD
+def test_wandb_server_that_dies_costs_seconds_and_no_trial(place: Place, monkeypatch: pytest.MonkeyPatch) -> None:
+    server = Server()
+    threading.Thread(target=lambda: server.has_streamed.wait() and server.die(), daemon=True).start()
+    go_online(monkeypatch, server.url)
+    assert call(place.search("--wandb_mode", "online", "--n_trials", 2, "--max_epochs", 30)).code == 0
+    assert server.has_streamed.is_set()
+    assert statuses(place.results) == ["complete"] * 2
+    assert list(place.results.glob("wandb/run-*")) and list(place.results.glob("wandb/offline-run-*"))
+    assert problems(place.results, "method_of_steps_cosine_random", 2) == []
 
 
 def test_closed_output_gives_no_traceback(place: Place) -> None:

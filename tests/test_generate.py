@@ -219,7 +219,7 @@ from data import generate
 class Loses:
     def __del__(self):
         raise KeyboardInterrupt
-sys.unraisablehook = generate._send_again
+sys.unraisablehook = generate.send_again
 try:
     Loses()
     time.sleep(20)

@@ -1,5 +1,7 @@
 """A training that was cut off goes on bit for bit; damaged checkpoints are noticed."""
 
+import hashlib
+import io
 import math
 from pathlib import Path
 
@@ -9,7 +11,7 @@ import torch
 import model_trainer
 from data.batches import FamilyData
 from experiment_tracker import EpochRecord
-from model_checkpoint import Checkpoints, read_checkpoint
+from model_checkpoint import HEADER, Checkpoints, read_checkpoint
 from model_trainer import Limits, TrainingResult, train
 from tests.cosine_family import make_family
 
@@ -103,6 +105,20 @@ def test_the_last_two_checkpoints_are_kept_and_a_damaged_one_is_passed_over(
     newest.write_bytes(content[: len(content) // 2])
     assert len(Checkpoints(tmp_path, 1).saved["records"]) == 11
     assert "epoch-000012.pt" in caplog.text
+
+
+@pytest.mark.parametrize("content", [b"", b"\x80\x02q\x01.", b"PK\x03\x04 no archive", None])
+def test_a_file_that_is_no_training_state_is_refused_though_its_sha256_is_right(
+    tmp_path: Path, content: bytes | None
+) -> None:
+    if content is None:
+        buffer = io.BytesIO()
+        torch.save({"records": []}, buffer)
+        content = buffer.getvalue()
+    path = tmp_path / "epoch-000001.pt"
+    path.write_bytes(HEADER + hashlib.sha256(content).hexdigest().encode() + b"\n" + content)
+    with pytest.raises(ValueError, match="not a training state"):
+        read_checkpoint(path)
 
 
 def test_a_cycle_ends_at_every_rung() -> None:

@@ -111,6 +111,19 @@ def test_a_search_waits_for_a_server_that_restarts(server: Server, url: str, cap
     assert patiently(lambda: settle(study, 3)).finished == 1
 
 
+def test_a_worker_that_begins_while_the_server_restarts_waits_for_it(server: Server, url: str) -> None:
+    open_database(url)
+    server.stop("immediate")
+    with pytest.raises(ValueError, match="does not answer"):
+        open_database(url)
+    thread = threading.Timer(1.0, server.start)
+    thread.start()
+    try:
+        assert patiently(lambda: open_database(url)).get_all_studies() == []
+    finally:
+        thread.join()
+
+
 def run(arguments: list[object], **environment: str) -> subprocess.CompletedProcess[str]:
     previous = {name: os.environ.get(name) for name in environment}
     os.environ.update(environment)

@@ -35,15 +35,17 @@ class RunFolder:
         self._rows = csv.writer(self._metrics, lineterminator="\n")
 
     @classmethod
-    def create(cls, results_dir: Path, config: RunConfig) -> Self:
-        """A new folder {model}_{family}_{timestamp} with its config.json; no two processes ever get the same."""
+    def create(cls, results_dir: Path, config: RunConfig, announce: Callable[[str], None] = lambda name: None) -> Self:
+        """A new folder {model}_{family}_{timestamp} with its config.json; no two processes ever get the same.
+
+        `announce` hears its name before it is made, so that a kill leaves no folder that nobody knows of.
+        """
         config = RunConfig.from_json(config.to_json())  # what could not be read again is refused now
         stem = f"{config.model}_{config.family}_{datetime.now():%Y%m%d_%H%M%S_%f}"
         results_dir.mkdir(parents=True, exist_ok=True)
         path, suffix = results_dir / stem, 1
-        while not _made(path):
+        while not _made(path, announce):
             path, suffix = results_dir / f"{stem}_{suffix}", suffix + 1
-        (path / ARTIFACTS).mkdir()
         return cls._begin(path, config, ())
 
     @classmethod
@@ -61,6 +63,7 @@ class RunFolder:
         rows = csv.writer(text, lineterminator="\n")
         rows.writerow(COLUMNS)
         rows.writerows(map(_cells, epochs))
+        (path / ARTIFACTS).mkdir(exist_ok=True)
         for name, content in ((CONFIG, config.to_json()), (METRICS, text.getvalue())):
             write_atomically(path / name, lambda partial, content=content: partial.write_text(content, "utf-8"))
         return cls(path, config)
@@ -105,7 +108,10 @@ class RunFolder:
         self._metrics.close()
 
 
-def _made(path: Path) -> bool:
+def _made(path: Path, announce: Callable[[str], None]) -> bool:
+    if path.exists():
+        return False
+    announce(path.name)
     try:
         path.mkdir(exist_ok=False)
     except FileExistsError:

@@ -3,6 +3,7 @@
 import csv
 import io
 import math
+import struct
 import zipfile
 import zlib
 from dataclasses import dataclass
@@ -18,6 +19,9 @@ NOT_RUNS = ("wandb", "best")  # folders of a results folder that hold no run, be
 LARGEST_TEXT = 64 * 2**20  # bytes of a JSON or CSV file
 LARGEST_PREDICTIONS = 512 * 2**20  # bytes of predictions.npz, unpacked
 CHANGED = "changed since written"
+# What numpy and zipfile raise on damaged archives.
+DAMAGE = (ValueError, TypeError, OSError, EOFError, LookupError, MemoryError, RuntimeError, OverflowError)
+DAMAGE += (SyntaxError, struct.error, zipfile.BadZipFile, zlib.error)
 
 
 @dataclass(frozen=True)
@@ -168,14 +172,17 @@ def _read_text(path: Path) -> str:
 def _read_arrays(path: Path) -> dict[str, np.ndarray]:
     try:
         with zipfile.ZipFile(path) as archive:
-            unpacked = sum(member.file_size for member in archive.infolist())
+            members = archive.infolist()
+        if any(member.compress_type not in (zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED) for member in members):
+            raise RecordError(f"{path}: expected arrays as numpy packs them, got another compression")
+        unpacked = sum(member.file_size for member in members)
         if unpacked > LARGEST_PREDICTIONS:
             raise RecordError(f"{path}: expected at most {LARGEST_PREDICTIONS} bytes, got {unpacked}")
         with np.load(path, allow_pickle=False) as arrays:
             return {name: arrays[name] for name in arrays.files}
     except RecordError:
         raise
-    except (ValueError, OSError, EOFError, KeyError, MemoryError, zipfile.BadZipFile, zlib.error) as error:
+    except DAMAGE as error:
         raise RecordError(f"{path}: expected arrays, got a damaged file: {_one_line(error)}") from error
 
 

@@ -21,6 +21,9 @@ Metric = int | float | list[float]
 class RecordError(ValueError):
     """A file of a run folder that cannot be read; one line that names what was expected and what came."""
 
+    def __init__(self, text: str) -> None:
+        super().__init__(" ".join(text.split()))  # it may quote the file, line breaks and all
+
 
 @dataclass(frozen=True)
 class _Record:

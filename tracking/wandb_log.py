@@ -3,6 +3,7 @@
 W&B's own files lie in `results_dir/wandb`; a run that was logged offline is uploaded with `wandb sync` on its folder.
 """
 
+import contextlib
 import logging
 import math
 import os
@@ -212,7 +213,9 @@ class WandbLogger:
             action()
         except self._troubles as error:
             logger.warning("W&B broke off the run %s: %s", self._run.name, _one_line(error))
-            self._run = None
+            broken, self._run = self._run, None
+            with contextlib.suppress(*self._troubles):
+                broken.finish(exit_code=1)  # or its thread would go on, and end with a traceback
             self._tear_down()
 
     def _tear_down(self) -> None:

@@ -37,7 +37,9 @@ def problems(results_dir: Path, study_name: str, n_slots: int, storage: Callable
 def _slot_problems(study: optuna.Study, n_slots: int) -> list[str]:
     slots, found = trials_by_slot(study), []
     for slot in range(n_slots):
-        count = sum(is_finished(trial) for trial in slots.get(slot, []))
+        ends = [trial.state for trial in slots.get(slot, []) if is_finished(trial)]
+        # A paused trial that went on ended as pruned before.
+        count = len(ends) - ends[:-1].count(TrialState.PRUNED)
         if count != 1:
             found.append(f"slot {slot}: finished {count} times")
     found += [f"slot {slot}: there are only {n_slots}" for slot in slots if slot >= n_slots]

@@ -21,11 +21,13 @@ import psutil
 from search.storage import JOURNAL_NAME
 from tests.faults import tiny
 from tests.faults.checks import problems
+from tests.faults.storages import Journal, Postgresql, storages
 
 KINDS = ("SIGKILL", "SIGTERM", "SIGINT", "SIGINT twice", "SIGKILL of a worker", "SIGKILL of all", "write", "power cut")
 CODES = {"SIGTERM": (143, -15), "SIGINT": (130, -2), "SIGINT twice": (130, -2)}
 MOST_SECONDS = 300.0  # for any one start; more is a hang
 TRIALS, MORE_TRIALS = 4, 3
+KILLS_OF_AN_EPISODE = 5
 
 
 @dataclass
@@ -47,16 +49,27 @@ class Report:
 class Episode:
     """One study under fire. `base` is an empty folder."""
 
-    def __init__(self, seed: int, base: Path, data_root: Path, max_epochs: int = 6) -> None:
+    def __init__(
+        self,
+        seed: int,
+        base: Path,
+        data_root: Path,
+        storage: Journal | Postgresql | None = None,
+        pruner: str = "hyperband",
+    ) -> None:
         self.random = np.random.default_rng(seed)
         self.results_dir = base
+        self.storage = storage or Journal()
         self.report = Report(seed)
         self.n_trials = TRIALS
         self.search_type = str(self.random.choice(["random", "bayesian"]))
         self.model = str(self.random.choice(["memory_kernel", "method_of_steps", "stacked_history"]))
         self.arguments = ["--model", self.model, "--family", "cosine", "--search_type", self.search_type]
         self.arguments += ["--data_root", data_root, "--results_dir", base, "--wandb_mode", "disabled", "-q"]
-        self.arguments += ["--max_epochs", max_epochs, "--n_workers", self.random.choice([1, 1, 2]), "--confirm_top", 0]
+        max_epochs = 12 if pruner == "promote" else 6  # with a rung at the fourth
+        self.arguments += ["--pruner", pruner, "--max_epochs", max_epochs]
+        self.arguments += ["--n_workers", self.random.choice([1, 1, 2]), "--confirm_top", 0]
+        self.arguments += self.storage.arguments()
 
     @property
     def study_name(self) -> str:
@@ -65,7 +78,7 @@ class Episode:
     def run(self, n_kills: int) -> Report:
         """Kills `n_kills` times, lets the search end, and looks at what is there."""
         for _ in range(n_kills):
-            kind = str(self.random.choice(KINDS))
+            kind = str(self.random.choice(KINDS + self.storage.kinds))
             while not self.killed(kind):  # it had ended before: more slots keep it busy
                 self.n_trials += MORE_TRIALS
         self.age_temporary_files()
@@ -73,7 +86,7 @@ class Episode:
         code, said = self.wait(process)
         if code != 0:
             self.report.problems.append(f"the last start ended with {code}: {said[-2000:]}")
-        self.report.problems += problems(self.results_dir, self.study_name, self.n_trials)
+        self.report.problems += problems(self.results_dir, self.study_name, self.n_trials, self.storage.open)
         self.report.slots = self.n_trials
         return self.report
 
@@ -111,8 +124,11 @@ class Episode:
                 self.tear()
         else:
             process = self.start()
-            is_dead = self.kill_in_time(process, kind)
+            is_outage = kind in self.storage.kinds
+            is_dead = self.outage(process, kind) if is_outage else self.kill_in_time(process, kind)
             code, said = self.wait(process)
+            if is_outage and code not in (0, -signal.SIGKILL):
+                self.report.problems.append(f"{kind}: the search gave up with {code}: {said[-2000:]}")
             if is_dead and code not in CODES.get(kind, (code,)):
                 is_dead = False  # if it ended well, it came after the last trial
         if self.random.random() < 0.5:  # else the workers of a dead search live on into the next start
@@ -128,10 +144,7 @@ class Episode:
     def kill_in_time(self, process: subprocess.Popen[bytes], kind: str) -> bool:
         """Waits a random time after the first sign of life, now and then none, and kills."""
         if self.random.random() < 0.85:
-            seen = self.signs_of_life()
-            until = time.monotonic() + MOST_SECONDS
-            while self.signs_of_life() == seen and process.poll() is None and time.monotonic() < until:
-                time.sleep(0.01)
+            self.await_life(process)
         time.sleep(float(self.random.uniform(0, 3)))
         if process.poll() is not None:
             return False
@@ -152,11 +165,29 @@ class Episode:
             process.kill()
         return True
 
-    def signs_of_life(self) -> tuple[int, int]:
-        """Size of the journal and number of folders."""
-        journal = self.results_dir / JOURNAL_NAME
-        size = journal.stat().st_size if journal.exists() else 0
-        return size, sum(1 for _ in self.results_dir.iterdir())
+    def await_life(self, process: subprocess.Popen[bytes]) -> None:
+        seen, until = self.storage.signs_of_life(self.results_dir), time.monotonic() + MOST_SECONDS
+        while self.storage.signs_of_life(self.results_dir) == seen and process.poll() is None:
+            time.sleep(0.01)
+            if time.monotonic() > until:
+                break
+
+    def outage(self, process: subprocess.Popen[bytes], kind: str) -> bool:
+        """The server fails for some seconds; the search waits for it and goes on, or is killed meanwhile."""
+        self.await_life(process)
+        time.sleep(float(self.random.uniform(0, 3)))
+        if process.poll() is not None:
+            return False
+        self.storage.fail(kind, self.random)
+        if kind == "search and server killed":
+            kill_group(process)
+        self.storage.recover()
+        if kind != "search and server killed":
+            self.await_life(process)
+            time.sleep(float(self.random.uniform(0, 3)))
+            if process.poll() is None:
+                process.kill()
+        return True
 
     def tear(self) -> None:
         """What a power cut does to files that were being written: their last bytes are missing."""
@@ -184,15 +215,17 @@ def kill_group(process: subprocess.Popen[bytes]) -> None:
         os.killpg(process.pid, signal.SIGKILL)
 
 
-def run(seed: int, n_kills: int, kills_per_episode: int = 5) -> list[Report]:
+def run(seed: int, n_kills: int, storage: str = "journal", pruner: str = "hyperband") -> list[Report]:
     """Episodes until `n_kills` kills are done, each with a seed of its own; prints a line each."""
     reports: list[Report] = []
-    with tempfile.TemporaryDirectory() as base:
+    with tempfile.TemporaryDirectory() as base, storages(storage) as new_storage:
         data_root = tiny.make_data(Path(base) / "data")
         while sum(sum(report.kills.values()) for report in reports) < n_kills:
-            folder = Path(base) / f"episode {seed + len(reports)}"
+            name = f"episode {seed + len(reports)}"
+            folder = Path(base) / name
             folder.mkdir()
-            reports.append(Episode(seed + len(reports), folder, data_root).run(kills_per_episode))
+            episode = Episode(seed + len(reports), folder, data_root, new_storage(name), pruner)
+            reports.append(episode.run(KILLS_OF_AN_EPISODE))
             print(reports[-1].line(), flush=True)
             for problem in reports[-1].problems:
                 print(f"  {problem}", flush=True)

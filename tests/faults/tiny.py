@@ -1,8 +1,9 @@
 """The search command itself with a space so small that a trial takes a fraction of a second.
 
 As a script it is `hyperparameter_search.py`. With `DIE_AT_WRITE=N FILE` in its environment the first of its processes
-to come so far kills itself just before its N-th write below `--results_dir` (SIGKILL: no handler, no clean-up).
-Python's audit hook sees the writes, so the program itself knows nothing of it.
+to come so far kills itself just before its N-th write below `--results_dir` (SIGKILL: no handler, no clean-up); a name
+instead of N stands for the first write of a path that ends with it. Python's audit hook sees the writes, so the program
+itself knows nothing of it.
 """
 
 import os
@@ -40,7 +41,7 @@ def make_data(data_root: Path) -> Path:
 
 
 def start(
-    *arguments: object, output: Path, die_at_write: int | None = None, token: Path | None = None
+    *arguments: object, output: Path, die_at_write: int | str | None = None, token: Path | None = None
 ) -> subprocess.Popen[bytes]:
     """The command in a process group of its own, its output in a file: a pipe would wait for workers that live on.
 
@@ -51,12 +52,17 @@ def start(
         environment["DIE_AT_WRITE"] = f"{die_at_write} {token}"
     command = [sys.executable, __file__, *map(str, arguments)]
     with open(output, "wb") as file:
-        return subprocess.Popen(command, stdout=file, stderr=file, env=environment, start_new_session=True)
+        # A harness that runs in the background ignores Ctrl-C, and its children would inherit that.
+        heed = lambda: signal.signal(signal.SIGINT, signal.SIG_DFL)  # noqa: E731
+        return subprocess.Popen(
+            command, stdout=file, stderr=file, env=environment, start_new_session=True, preexec_fn=heed
+        )
 
 
-def die_at_write(number: int, token: str, results_dir: str) -> None:
-    """Kills this process before its `number`-th write below the results folder, if no other did before."""
-    left = number
+def die_at_write(moment: str, token: str, results_dir: str) -> None:
+    """Kills this process before its N-th write below the results folder, or that of a name, if no other did before."""
+    left = int(moment) if moment.isdigit() else 1
+    ending = "" if moment.isdigit() else moment
 
     def hook(event: str, arguments: tuple) -> None:
         nonlocal left
@@ -65,7 +71,8 @@ def die_at_write(number: int, token: str, results_dir: str) -> None:
         path = arguments[WRITES[event]]
         if event == "open" and (arguments[1] or "r").startswith("r") and not (arguments[2] or 0) & os.O_CREAT:
             return
-        if isinstance(path, str | os.PathLike) and os.path.abspath(path).startswith(results_dir):
+        is_path = isinstance(path, str | os.PathLike) and str(path).endswith(ending)
+        if is_path and os.path.abspath(path).startswith(results_dir):
             left -= 1
             if left == 0 and not os.path.exists(token):
                 os.close(os.open(token, os.O_CREAT))
@@ -76,8 +83,8 @@ def die_at_write(number: int, token: str, results_dir: str) -> None:
 
 if __name__ in ("__main__", "__mp_main__") and "DIE_AT_WRITE" in os.environ:
     folder = sys.argv[sys.argv.index("--results_dir") + 1]
-    number, token = os.environ["DIE_AT_WRITE"].split(" ", 1)
-    die_at_write(int(number), token, os.path.abspath(folder))
+    moment, token = os.environ["DIE_AT_WRITE"].split(" ", 1)
+    die_at_write(moment, token, os.path.abspath(folder))
 
 if __name__ == "__main__":
     import hyperparameter_config

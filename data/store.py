@@ -8,6 +8,7 @@ of the file, what the digest says. The format is described for people in data/RE
 
 import json
 import math
+import mmap
 import os
 import shlex
 import shutil
@@ -58,6 +59,7 @@ CHUNK_VALUES = 16_384
 # A shape is only a claim: a file of 1.4 kB can declare 2 TB. Real trajectories compress less than tenfold.
 DECLARED_BYTES_FREE = 64 * 2**20
 DECLARED_BYTES_PER_FILE_BYTE = 100
+HEAP = b"GCOL\x01\0\0\0"  # begins a collection of texts of variable length
 UNREADABLE = (OSError, RuntimeError, KeyError, ValueError, TypeError, OverflowError)  # what h5py raises on damage
 
 
@@ -139,6 +141,7 @@ def read(path: Path, *, family: str | None = None, split: str | None = None) -> 
 def read_provenance(path: Path) -> Provenance | None:
     """Returns where a generated file comes from, None for a file that someone else made. Verifies nothing else."""
     try:
+        _refuse_endless_heap(path)
         with h5py.File(path, "r", locking=False) as file:
             if "generator_config" not in file.attrs:
                 return None
@@ -252,6 +255,7 @@ def _inspect(path: Path, *, is_sealed: bool = True) -> tuple[Dataset | None, lis
     if not path.is_file():  # a pipe would be waited for, /dev/zero read for ever
         return None, ["cannot be read as HDF5 (it is not a file): of another kind"]
     try:
+        _refuse_endless_heap(path)
         with h5py.File(path, "r", locking=False) as file:
             problems = _link_problems(file)
             if problems:
@@ -278,6 +282,27 @@ def _inspect(path: Path, *, is_sealed: bool = True) -> tuple[Dataset | None, lis
     fields = {name: value for name, value in header.items() if name not in ("format", "format_version")}
     fields |= {"traits": frozenset(header["traits"]), "parameter_names": tuple(header["parameter_names"])}
     return Dataset(**fields, **arrays, sha256=digest), []
+
+
+def _refuse_endless_heap(path: Path) -> None:
+    """Raises ValueError where a heap of texts of variable length never ends: HDF5 would walk in it for ever.
+
+    A collection is "GCOL", version 1, its length, then objects: index, count, length, content. HDF5 steps from one to
+    the next by these lengths, and does not notice a step of 0. (HDF5 file format, III.E, lengths of 8 bytes.)
+    """
+    with open(path, "rb") as handle, mmap.mmap(handle.fileno(), 0, access=mmap.ACCESS_READ) as content:
+        start, left = content.find(HEAP), len(content) // 16  # steps: objects have headers of 16 bytes
+        while start >= 0:
+            end = min(start + int.from_bytes(content[start + 8 : start + 16], "little"), len(content))
+            place = start + 16
+            while place + 16 <= end:
+                index, size = content[place : place + 2], int.from_bytes(content[place + 8 : place + 16], "little")
+                step = size if index == b"\0\0" else 16 + (size + 7) // 8 * 8
+                left -= 1
+                if step % 2**64 == 0 or left < 0:
+                    raise ValueError("a heap of texts that does not end")
+                place += step
+            start = content.find(HEAP, start + 4)
 
 
 def _link_problems(file: h5py.File) -> list[str]:

@@ -69,6 +69,23 @@ def first_chunk(before: bytes) -> bytes:
     return flipped((place + 40) / len(before))(before)
 
 
+def endless_heap(free: int) -> Callable[[Place], list[object]]:
+    """Texts of variable length whose heap ends in a free piece of this length: at 0 HDF5 would loop for ever."""
+
+    def prepare(place: Place) -> list[object]:
+        path = place.split("val")
+        with h5py.File(path, "r+") as file:
+            file.attrs["equation"] = "x' = -x"
+        content = bytearray(path.read_bytes())
+        place_of_free = content.index(b"GCOL") + 16 + 16 + 8  # after its header and the only text
+        assert content[place_of_free : place_of_free + 2] == b"\0\0"
+        content[place_of_free + 8 : place_of_free + 16] = free.to_bytes(8, "little")
+        path.write_bytes(content)
+        return place.search()
+
+    return prepare
+
+
 def pickled(place: Place) -> list[object]:
     place.split().write_bytes(pickle.dumps(Payload(str(place.canary))))
     return place.search()
@@ -156,6 +173,7 @@ DATASETS = {
     "a flipped bit in the numbers": case(content(first_chunk), "val.h5", MEND),
     "zeros": case(content(lambda before: bytes(len(before))), "val.h5", "HDF5"),
     "text": case(content(lambda before: b"tau,x\n1,2\n"), "val.h5", "HDF5"),
+    "a heap of texts without end": case(endless_heap(0), "val.h5", "heap", MEND),
     "a pickle with a payload": case(pickled, "val.h5", "HDF5", MEND),
     "a pickle as an attribute": case(pickled_attribute, "val.h5", "'traits'"),
     "folder": case(instead(os.mkdir), "val.h5", "HDF5"),

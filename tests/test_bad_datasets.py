@@ -69,21 +69,18 @@ def first_chunk(before: bytes) -> bytes:
     return flipped((place + 40) / len(before))(before)
 
 
-def endless_heap(free: int) -> Callable[[Place], list[object]]:
-    """Texts of variable length whose heap ends in a free piece of this length: at 0 HDF5 would loop for ever."""
-
-    def prepare(place: Place) -> list[object]:
-        path = place.split("val")
-        with h5py.File(path, "r+") as file:
-            file.attrs["equation"] = "x' = -x"
-        content = bytearray(path.read_bytes())
-        place_of_free = content.index(b"GCOL") + 16 + 16 + 8  # after its header and the only text
-        assert content[place_of_free : place_of_free + 2] == b"\0\0"
-        content[place_of_free + 8 : place_of_free + 16] = free.to_bytes(8, "little")
-        path.write_bytes(content)
-        return place.search()
-
-    return prepare
+def endless_heap(place: Place) -> list[object]:
+    """A text of variable length whose heap ends in a free piece of length 0: HDF5 would loop there for ever."""
+    path = place.split("val")
+    with h5py.File(path, "r+") as file:
+        file.attrs["equation"] = "x' = -x"
+    content = bytearray(path.read_bytes())
+    at = content.index(b"GCOL") + 16
+    while content[at : at + 2] != b"\0\0":  # index of an object; its length stands 8 bytes on
+        at += 16 + -(-int.from_bytes(content[at + 8 : at + 16], "little") // 8) * 8
+    content[at + 8 : at + 16] = bytes(8)
+    path.write_bytes(content)
+    return place.search()
 
 
 def pickled(place: Place) -> list[object]:
@@ -173,7 +170,7 @@ DATASETS = {
     "a flipped bit in the numbers": case(content(first_chunk), "val.h5", MEND),
     "zeros": case(content(lambda before: bytes(len(before))), "val.h5", "HDF5"),
     "text": case(content(lambda before: b"tau,x\n1,2\n"), "val.h5", "HDF5"),
-    "a heap of texts without end": case(endless_heap(0), "val.h5", "heap", MEND),
+    "a heap of texts without end": case(endless_heap, "val.h5", "heap", MEND),
     "a pickle with a payload": case(pickled, "val.h5", "HDF5", MEND),
     "a pickle as an attribute": case(pickled_attribute, "val.h5", "'traits'"),
     "folder": case(instead(os.mkdir), "val.h5", "HDF5"),

@@ -73,9 +73,9 @@ def endless_heap(place: Place) -> list[object]:
     """A text of variable length whose heap ends in a free piece of length 0: HDF5 would loop there for ever."""
     path = place.split("val")
     with h5py.File(path, "r+") as file:
-        file.attrs["equation"] = "x' = -x"
+        file.attrs["equation"] = "of variable length"
     content = bytearray(path.read_bytes())
-    at = content.index(b"GCOL") + 16
+    at = content.rindex(b"GCOL", 0, content.index(b"of variable length")) + 16
     while content[at : at + 2] != b"\0\0":  # index of an object; its length stands 8 bytes on
         at += 16 + -(-int.from_bytes(content[at + 8 : at + 16], "little") // 8) * 8
     content[at + 8 : at + 16] = bytes(8)

@@ -134,4 +134,8 @@ def configure_logging(verbosity: int) -> None:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    try:
+        sys.exit(main())
+    except KeyboardInterrupt:  # in its first moments; all others are answered where they come
+        print("interrupted before the first trial; the same command starts again", file=sys.stderr)
+        sys.exit(130)

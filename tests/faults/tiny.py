@@ -87,9 +87,12 @@ if __name__ in ("__main__", "__mp_main__") and "DIE_AT_WRITE" in os.environ:
     die_at_write(moment, token, os.path.abspath(folder))
 
 if __name__ == "__main__":
-    import hyperparameter_config
+    try:
+        import hyperparameter_config
 
-    hyperparameter_config.SEARCH_SPACES.update(SPACES)
-    from hyperparameter_search import main
+        hyperparameter_config.SEARCH_SPACES.update(SPACES)
+        from hyperparameter_search import main
 
-    sys.exit(main())
+        sys.exit(main())
+    except KeyboardInterrupt:  # in its first moments, as in the command itself
+        sys.exit(130)

@@ -45,6 +45,7 @@ def test_nothing_grows_from_trial_to_trial(tmp_path: Path) -> None:
 def test_folder_that_a_kill_left_half_made_is_taken_over(tmp_path: Path) -> None:
     data_root, results = tiny.make_data(tmp_path / "data"), tmp_path / "results"
     flags = ["--model", "memory_kernel", "--family", "cosine", "--max_epochs", 1, "--n_trials", 1]
+    flags += ["--n_workers", 1, "--confirm_top", 0]
     flags += ["--wandb_mode", "disabled", "--data_root", data_root, "--results_dir", results]
     for name, code in (("artifacts", -9), ("metrics.csv", -9), (None, 0)):
         output = tmp_path / f"{name}.txt"

@@ -110,7 +110,8 @@ def soak(kind: str, n_workers: int, n_trials: int) -> Soak:
         for folder in (results, temporary):
             folder.mkdir()
         flags = ["--model", "memory_kernel", "--family", "cosine", "--search_type", "random", "--max_epochs", 2]
-        flags += ["--n_trials", n_trials, "--n_workers", n_workers, "--data_root", data_root, "--results_dir", results]
+        flags += ["--confirm_top", 0, "--n_trials", n_trials, "--n_workers", n_workers]
+        flags += ["--data_root", data_root, "--results_dir", results]
         before = os.environ.get("TMPDIR")
         os.environ["TMPDIR"] = str(temporary)
         try:

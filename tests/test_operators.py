@@ -79,8 +79,10 @@ def test_stacked_history_row_does_not_change_when_later_rows_do(spec):
         return operator.features(state, present, tau, operator.standardised(params))
 
     before, after = following(rows), following(changed)
-    assert torch.equal(before[:, :, :6], after[:, :, :6])
-    assert not torch.allclose(before[:, :, 6:], after[:, :, 6:])
+    known = 6 - operator.past_rows + 1  # successors of the rows before the change that see all of their past
+    assert known > 0 and before.shape[2] == 8 - operator.past_rows + 1
+    assert torch.equal(before[:, :, :known], after[:, :, :known])
+    assert not torch.allclose(before[:, :, known:], after[:, :, known:])
 
 
 def test_stacked_history_sees_exactly_its_rows():
@@ -209,7 +211,10 @@ def test_predict_names_what_is_wrong():
         operator.predict(np.ones(17), 1.0, {"a": 0.0}, [1.0])
     with pytest.raises(ValueError, match="tau must be positive"):
         operator.predict(np.ones(17), -1.0, good, [1.0])
-    with pytest.raises(ValueError, match="times must be finite and not negative"):
-        operator.predict(np.ones(17), 1.0, good, [-1.0])
+    for times in ([-1.0], [], [np.nan], [[1.0]]):
+        with pytest.raises(ValueError, match="times must be a list of finite numbers from 0"):
+            operator.predict(np.ones(17), 1.0, good, times)
+    with pytest.raises(ValueError, match="params must be a dict of a, b"):
+        operator.predict(np.ones(17), 1.0, [0.0, 0.0], [1.0])
     with pytest.raises(ValueError, match="1 channels"):
         operator.predict(np.ones((17, 2)), 1.0, good, [1.0])

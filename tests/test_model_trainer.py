@@ -208,17 +208,17 @@ def test_early_stopping_counts_epochs_without_a_better_rollout(family):
 
 def test_patience_of_one_cycle_begins_at_its_peak_and_that_of_plateau_at_once(family):
     result, records = run(family, Limits(50, patience=1), trouble="ascent", learning_rate=1e-4)
-    assert len(records) == 8 + 2 * model_trainer.MIN_STALE_EVALUATIONS  # evaluated every second epoch, 10 is the peak
-    assert result.metrics["best_epoch"] == 2
+    assert len(records) == 9 + 3 * model_trainer.MIN_STALE_EVALUATIONS  # evaluated every third epoch, 10 is the peak
+    assert result.metrics["best_epoch"] == 3
     _, records = run(family, Limits(50, patience=1), trouble="ascent", learning_rate=1e-4, schedule="plateau")
-    assert len(records) == 2 + 2 * model_trainer.MIN_STALE_EVALUATIONS
+    assert len(records) == 3 + 3 * model_trainer.MIN_STALE_EVALUATIONS
 
 
 @pytest.mark.parametrize("max_epochs", [1, 7, 41, 100])
 def test_evaluations_follow_a_fixed_schedule_that_ends_with_the_last_epoch(family, max_epochs, monkeypatch):
     monkeypatch.setattr(model_trainer, "WINDOWS_PER_EPOCH", 32)
     _, records = run(family, Limits(max_epochs, patience=1000))
-    every = max(1, max_epochs // 20)
+    every = math.ceil(max_epochs / 20)
     expected = sorted({*range(every, max_epochs + 1, every), max_epochs})
     assert [record.epoch for record in evaluated(records)] == expected
 

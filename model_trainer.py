@@ -195,7 +195,7 @@ class Pace:
         return self.settings.learning_rate * (low + (1.0 - low) * 0.5 * (1.0 - math.cos(math.pi * way)))
 
     def is_evaluation_due(self) -> bool:
-        """At most EVALUATIONS times in a training by epochs, or by progress where seconds are limited; always at the end."""
+        """At most EVALUATIONS times by epochs, or by progress where seconds are limited; always at the end."""
         if self.limits.max_seconds is None:
             every = -(-self.limits.max_epochs // EVALUATIONS)
             return self.epoch % every == 0 or self.epoch in (*self.limits.rungs, self.limits.max_epochs)

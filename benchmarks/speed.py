@@ -26,15 +26,17 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-import numpy as np
-
 ROOT = Path(__file__).resolve().parents[1]
 sys.path.insert(0, str(ROOT))
 
 from benchmarks.record import write_results  # noqa: E402
 
 if TYPE_CHECKING:
+    import numpy as np
     import torch
+
+    from data.families import Family
+    from data.trajectories import Draw
 
 Call = Callable[[], object]
 # name: points in s, points in x, modes in s, modes in x, batch, width, layers
@@ -256,31 +258,30 @@ def data_path(seconds: float) -> list[Row]:
 
 def solver(seconds: float) -> list[Row]:
     """Batches of 1000, and one by `data.solve`, against jitcdde at rtol 1e-8 and ddeint, where they are installed."""
+    import numpy as np
+
     from benchmarks import peers
     from data import solve
     from data.families import FAMILIES
-    from data.trajectories import _intervals, draw_split, solve_draws
+    from data.trajectories import _solve, draw_split
 
     rows = []
     for name, family in FAMILIES.items():
         draws = draw_split(family, "train", 1000, 0)
-        n_intervals = _intervals(family, 1.0)
-        found = solve_draws(family, draws, n_intervals)
-        each = (
-            medians({"batch": lambda d=draws, f=family, n=n_intervals: solve_draws(f, d, n)}, seconds / 4)["batch"]
-            / 1000
-        )
-        times = [d.tau * np.arange(1, n_intervals + 1) for d in draws]
-        one = medians(
-            {
-                "one": lambda d=draws[0], f=family, t=times[0]: solve(
-                    f, lambda s: d.history(s / d.tau), d.tau, d.params, t
-                )
-            },
-            seconds / 4,
-        )["one"]
+        first = draws[0]
+        horizon = family.horizon * (first.tau if family.horizon_unit == "delays" else 1)
+        times = np.linspace(0, horizon, 11)[1:]  # as jitcdde is asked
+
+        def many(family: Family = family, draws: list[Draw] = draws) -> np.ndarray:
+            return _solve(family, draws, 1.0)[1]
+
+        def alone(family: Family = family, first: Draw = first, times: np.ndarray = times) -> np.ndarray:
+            return solve(family, lambda t: first.history(t / first.tau), first.tau, first.params, times)
+
+        found = medians({"many": many, "alone": alone}, seconds)
+        each, one = found["many"] / len(draws), found["alone"]
         rows.append(Row(f"solver, {name}: batch of 1000, each", round(1e6 * each, 1), "µs"))
-        rows.append(Row(f"solver, {name}: largest error of 1000", float(found.error.max()), "relative L2"))
+        rows.append(Row(f"solver, {name}: largest error of 1000", float(many().max()), "relative L2"))
         rows.append(Row(f"solver, {name}: one by data.solve, to 1e-12", round(1e3 * one, 3), "ms"))
         print(f"solver, {name}: {1e6 * each:.0f} µs of 1000, {1e3 * one:.2f} ms alone", flush=True)
         if peers.has("jitcdde") and "neutral" not in family.traits:  # it has no neutral equations of this form

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import tempfile
 import time
 from pathlib import Path
 from types import ModuleType
@@ -25,7 +26,7 @@ def search(arguments: argparse.Namespace, space: dict[str, Range | Choice], firs
     from ray.tune.search.optuna import OptunaSearch
 
     init(num_cpus=1, include_dashboard=False, log_to_driver=False, logging_level="error")
-    spent = Path(f"/tmp/ray_asha_{arguments.seed}_{time.time_ns()}")
+    spent = Path(tempfile.mkdtemp()) / "seconds"
     spent.touch()
     trainable = tune.with_parameters(train_one, arguments=arguments, spent=str(spent))
     tuner = tune.Tuner(

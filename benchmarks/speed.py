@@ -305,26 +305,9 @@ def search(seconds: float) -> list[Row]:
         data = ["--data_root", f"{folder}/data"]
         subprocess.run([sys.executable, "-m", "data.generate", "--family", "mackey", *data, "-q"], cwd=ROOT, check=True)
         for workers in (1, 2):
-            command = ["hyperparameter_search.py", "--search_type", "random", "--model", "method_of_steps", *data]
-            command += [
-                "--family",
-                "mackey",
-                "--n_trials",
-                str(trials),
-                "--max_epochs",
-                str(epochs),
-                "--pruner",
-                "none",
-            ]
-            command += [
-                "--n_workers",
-                str(workers),
-                "--results_dir",
-                f"{folder}/{workers}",
-                "--wandb_mode",
-                "offline",
-                "-q",
-            ]
+            flags = f"--n_trials {trials} --max_epochs {epochs} --n_workers {workers} --results_dir {folder}/{workers}"
+            fixed = "--search_type random --model method_of_steps --family mackey --pruner none --confirm_top 0 -q"
+            command = ["hyperparameter_search.py", *data, *flags.split(), *fixed.split(), "--wandb_mode", "offline"]
             start = time.perf_counter()
             text = subprocess.run(
                 [sys.executable, *command], cwd=ROOT, check=True, capture_output=True, text=True

@@ -3,13 +3,17 @@
 import math
 from collections import Counter
 from functools import partial
+from pathlib import Path
+from types import SimpleNamespace
 
 import optuna
 import pytest
 from optuna.distributions import FloatDistribution
-from optuna.trial import create_trial
+from optuna.trial import TrialState, create_trial
 
+from experiment_tracker import EpochRecord
 from hyperparameter_config import Choice, Range, parse_space
+from search.reports import Reports
 from search.sampling import derived_seed, grid_cells, grid_size, new_configuration, pruner, sampler, snap, suggest
 from search.slots import latest_results
 
@@ -191,3 +195,27 @@ def test_every_other_bayesian_trial_changes_one_parameter_of_the_best() -> None:
         assert values not in seen
         seen.append(values)
         study.tell(trial, abs(math.log10(values["rate"]) + 3) + values["layers"] / 5 + 32 / values["width"])
+
+
+def test_a_killed_attempt_is_no_rival_of_the_one_that_goes_on(tmp_path: Path) -> None:
+    """Judged as one that was never killed: restored epochs in turn, under the number of the slot."""
+
+    def judged(killed_after: int | None) -> list[bool]:
+        study = optuna.create_study(study_name="one", pruner=pruner(90))
+        plan = SimpleNamespace(is_reported=lambda: True, max_epochs=90)
+        records = [EpochRecord(epoch, 1.0, 0.5 - 0.1 * (epoch == 10)) for epoch in range(1, 41)]
+
+        def attempt() -> Reports:
+            study.enqueue_trial({}, user_attrs={"slot": 0})
+            return Reports(study.ask(), plan, is_remote=False)
+
+        reports, found = attempt(), []
+        for record in records:
+            if record.epoch - 1 == killed_after:
+                study.tell(reports._trial, state=TrialState.FAIL)
+                reports = attempt()
+                reports.restore(records[:killed_after])
+            found.append(reports.add(record))
+        return found
+
+    assert judged(None) == judged(12) == judged(10)

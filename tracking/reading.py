@@ -159,6 +159,8 @@ def _file_problem(folder: Path, name: str, expected: str) -> str | None:
 
 def _read_text(path: Path) -> str:
     """The text of a file. FileNotFoundError, OSError, or RecordError for what cannot be ours."""
+    if path.exists() and not path.is_file():  # a pipe would be waited for
+        raise RecordError("expected a file, got another kind")
     with open(path, "rb") as handle:
         content = handle.read(LARGEST_TEXT + 1)
     if len(content) > LARGEST_TEXT:

@@ -142,6 +142,10 @@ def _parse(text: str) -> dict[str, object]:
         raise RecordError("expected a flat JSON object, got one nested too deeply") from error
     if not isinstance(content, dict):
         raise RecordError(f"expected a JSON object, got {type(content).__name__}")
+    try:
+        json.dumps(content, ensure_ascii=False).encode()
+    except UnicodeEncodeError as error:  # half of a pair, which no text can hold
+        raise RecordError("expected UTF-8 text, got an escape of half a character") from error
     return content
 
 

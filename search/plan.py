@@ -167,7 +167,8 @@ def uses_default_root(data_root: Path) -> bool:
 def choose_families(options: Options) -> list[str]:
     """The families to search: the one asked for, or all there are."""
     try:
-        options.data_root.is_dir()
+        if options.data_root.exists() and not options.data_root.is_dir():
+            raise ValueError(f"--data_root {_short(options.data_root)}: is a file; name a folder")
     except OSError as error:
         raise ValueError(f"--data_root {_short(options.data_root)}: {error.strerror}; name another folder") from error
     found = sorted(path.parent.name for path in options.data_root.glob("*/train.h5"))

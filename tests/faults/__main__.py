@@ -47,6 +47,8 @@ def main() -> int:
     if given.kind == "soak":
         from tests.faults.soak import run as soak_searches
 
+        if given.trials < 100:
+            parser.error(f"--trials: expected at least 100, got {given.trials}: growth counts from the fiftieth on")
         soaks = soak_searches(given.trials, given.output)
         print("\n".join(each.line() for each in soaks))
         return 0 if all(each.has_held() for each in soaks) else 1

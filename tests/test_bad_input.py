@@ -95,7 +95,7 @@ FOLDERS = {
     "results in a circle of links": case(lambda p: p.search("--results_dir", loop(p.root / "l")), "--results_dir"),
     "no data folder": case(lambda p: p.search("--data_root", p.root / "none"), "cosine", "none", "--family"),
     "data of 300 characters": case(lambda p: p.search("--data_root", p.root / LONG), "--data_root", "too long"),
-    "data in a file": case(lambda p: p.search("--data_root", touched(p.root / "file")), "file", "--family"),
+    "data in a file": case(lambda p: p.search("--data_root", touched(p.root / "file")), "file", "name a folder"),
     "data in a circle of links": case(lambda p: p.search("--data_root", loop(p.root / "l")), "--family"),
     "pictures in a file": case(
         lambda p: [finished_run(p.results), *p.report("--output_dir", touched(p.root / "file"))][1:], "--output_dir"

@@ -91,6 +91,10 @@ class StudyPlan:
         """Whether bad trials are stopped early: not in a grid, which compares every cell, nor for other objectives."""
         return self.search_type != "grid" and self.origin is None and self.is_reported()
 
+    def pauses(self) -> bool:
+        """Whether trials stop at rungs and may go on later, in place of being stopped for good."""
+        return self.is_pruned() and bool(self.rungs())
+
     def fingerprint(self) -> dict[str, object]:
         """What must not change while a study goes on. The number of slots may."""
         space = {

@@ -109,7 +109,7 @@ def run_trial(bench: Bench, trial: optuna.Trial, channel: Channel) -> None:
         try:
             if reports.add(record):
                 return "pruned"
-            if plan.is_pruned() and record.epoch in plan.rungs():
+            if plan.pauses() and record.epoch in plan.rungs():
                 reports.flush()
                 if not goes_on(trials_by_slot(bench.study), slot, record.epoch):
                     return "paused"
@@ -274,7 +274,7 @@ def adopt(bench: Bench, trial: FrozenTrial) -> TrialEnd | None:
     if results is None:
         return None
     end = trial_end(results, bench.plan.objectives)
-    if results.status not in ("interrupted", "pruned"):
+    if results.status != "interrupted" and not (results.status == "pruned" and bench.plan.pauses()):
         shutil.rmtree(results_dir / name / CHECKPOINTS, ignore_errors=True)
     return _to_travel(bench, trial, end, results_dir / name)
 

@@ -50,7 +50,7 @@ def settle(bench: Bench, mark: str = KILLED) -> Tally:
                 lambda trial: adopt(bench, trial),
                 mark,
                 living,
-                lambda slots: promoted(slots, plan.n_slots, plan.rungs()) if plan.is_pruned() else [],
+                lambda slots: promoted(slots, plan.n_slots, plan.rungs()) if plan.pauses() else [],
             )
 
     return patiently(url, guarded)

@@ -2,6 +2,7 @@
 
 import csv
 import json
+from dataclasses import replace
 from pathlib import Path
 
 import optuna
@@ -10,6 +11,9 @@ from optuna.trial import TrialState, create_trial
 from small_search import SMALL
 
 import hyperparameter_search
+from data.batches import load_family
+from search.command_line import parse_arguments
+from search.plan import plan_study
 from search.promotion import goes_on, promoted, rungs
 from search.slots import TrialEnd, finisher, reconcile, record_end, trials_by_slot
 from search.storage import open_storage
@@ -73,6 +77,14 @@ def test_reconcile_reopens_a_promoted_slot_where_it_stopped(tmp_path: Path) -> N
     assert again.state == TrialState.WAITING
     assert again.system_attrs["fixed_params"] == {"x": 0.2} and again.user_attrs["run_folder"] == "run2"
     assert finisher(trials_by_slot(study)[2]) is None
+
+
+def test_only_a_study_that_pauses_goes_on_with_pruned_slots(data_root: Path) -> None:
+    options = parse_arguments(["--data_root", str(data_root), "--max_epochs", str(EPOCHS)])
+    plan = plan_study("memory_kernel", {}, load_family("mackey", data_root, "cpu"), options, is_only=True)
+    confirmation = {"origin": 0, "pruner": "promote"}
+    assert not plan.pauses() and not replace(plan, **confirmation).pauses()
+    assert replace(plan, pruner="promote").pauses() and replace(plan, **confirmation).rungs() == (RUNG,)
 
 
 @pytest.mark.usefixtures("small_spaces")

@@ -1,50 +1,43 @@
-"""Test errors of the default configurations: operators × families, each trained for the same seconds of one core.
+"""How accurate the operators are: operators × families × seeds, beside what others would use.
 
-    python benchmarks/accuracy.py --seconds 120
-    python benchmarks/accuracy.py --seconds 120 --seed 1 --families mackey neutral
+    python benchmarks/accuracy.py --quick               # minutes: one seed, 40 s a training
+    python benchmarks/accuracy.py                       # hours: three seeds, ten minutes a training
+    python benchmarks/accuracy.py --seconds 120 --seeds 0 1
 
-Full-horizon relative L2 errors on splits that no training saw: median over trajectories and 90th percentile, for
-delays in range (`test`) and larger (`test_tau`). Beside them the best of three trivial predictions: the last value
-held, zero, and the training mean. Seconds are CPU seconds of the one thread that trains, so that other work on the
-machine does not count. The table is printed and written to benchmarks/results/accuracy.json.
+Every operator trains its default configuration for the same CPU seconds of one thread, so that other work on the
+machine does not count. Baselines: the last value held; a Fourier operator on the joint history-and-future grid, after
+a search of its own over twelve configurations; and the ceiling of identification, which is told the right-hand side.
+Errors are full-horizon relative L2 on splits that no training saw. Validation selects, test is looked at once.
+
+Finished trainings are kept in the output file, so that the same command goes on where it ended.
 """
 
 from __future__ import annotations
 
 import argparse
-import logging
+import json
+import os
+import platform
+import subprocess
 import sys
-import time
-from dataclasses import dataclass
+from concurrent.futures import ProcessPoolExecutor, as_completed
+from multiprocessing import get_context
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 ROOT = Path(__file__).resolve().parents[1]
 sys.path.insert(0, str(ROOT))
 
+from benchmarks.accuracy_table import BASELINES, OPERATORS, table, verdicts  # noqa: E402
 from benchmarks.record import write_results  # noqa: E402
+from search.environment import prepare_process  # noqa: E402
 
 if TYPE_CHECKING:
-    from data.batches import FamilyData
+    from benchmarks.accuracy_jobs import Job, Places
 
-TARGETS = {"mackey": 1.5e-3, "delayed_logistic": 2e-3, "neutral": 1.5e-3, "reaction_diffusion": 8e-3}
-TRIVIAL_FACTOR = 5  # every operator must be this many times below the best trivial prediction
-
-
-@dataclass(frozen=True)
-class Row:
-    """One training: medians and 90th percentiles of the relative L2 error on test and test_tau."""
-
-    family: str
-    operator: str
-    seed: int
-    test: float
-    test_p90: float
-    larger_tau: float
-    larger_tau_p90: float
-    trivial: float
-    epochs: int
-    seconds: float
+FAMILIES = ("mackey", "delayed_logistic", "neutral", "reaction_diffusion")
+QUICK_SECONDS, FULL_SECONDS = 40.0, 600.0
+SEARCH = "joint_fno search"
 
 
 def positive(text: str) -> float:
@@ -56,123 +49,168 @@ def positive(text: str) -> float:
 
 def parse_arguments(arguments: list[str] | None = None) -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__.split("\n\n")[0], allow_abbrev=False)
-    parser.add_argument("--seconds", type=positive, default=120, help="training time of each operator (default: 120)")
-    parser.add_argument("--seed", type=int, default=0, help="seed of the trainings (default: 0)")
-    parser.add_argument("--families", nargs="+", help="families (default: all four)")
-    parser.add_argument("--models", nargs="+", help="operators (default: all three)")
+    parser.add_argument("--quick", action="store_true", help=f"one seed, {QUICK_SECONDS:g} s a training")
+    parser.add_argument("--seconds", type=positive, help=f"CPU seconds of a training (default: {FULL_SECONDS:g})")
+    parser.add_argument("--seeds", type=int, nargs="+", help="seeds of the trainings (default: 0 1 2)")
+    parser.add_argument("--families", nargs="+", default=FAMILIES, help="default: all four")
+    parser.add_argument("--models", nargs="+", choices=(*OPERATORS, *BASELINES), help="default: all, and baselines")
+    parser.add_argument("--workers", type=int, default=os.cpu_count(), help="trainings at a time (default: all cores)")
     parser.add_argument("--data_root", type=Path, default=ROOT / "data", help="datasets (default: data)")
-    parser.add_argument("--output", type=Path, help="JSON file (default: benchmarks/results/accuracy[_seedN].json)")
-    return parser.parse_args(arguments)
+    parser.add_argument("--output", type=Path, help="JSON file (default: benchmarks/results/accuracy[_quick].json)")
+    parser.add_argument("--checkpoints", type=Path, default=ROOT / "benchmarks" / "checkpoints", help="trained operators")
+    found = parser.parse_args(arguments)
+    found.seconds = found.seconds or (QUICK_SECONDS if found.quick else FULL_SECONDS)
+    found.seeds = found.seeds or ([0] if found.quick else [0, 1, 2])
+    found.models = found.models or [*OPERATORS, *BASELINES]
+    suffix = "_quick" if found.quick else ""
+    found.output = found.output or ROOT / "benchmarks" / "results" / f"accuracy{suffix}.json"
+    return found
 
 
-def trivial_error(data: FamilyData) -> float:
-    """The smallest median relative L2 error among: last value held, zero, training mean."""
-    import torch
+def planned(arguments: argparse.Namespace) -> list[Job]:
+    """What has to be run, seed by seed, so that an early end leaves a whole table of fewer seeds."""
+    from benchmarks.accuracy_jobs import Job
 
-    from dno.metrics import relative_error
-
-    train, test = data.splits["train"], data.splits["test"]
-    mean = (train.solution * train.mask[..., None]).sum((0, 1)) / train.mask.sum()
-    guesses = (test.history[:, -1:], torch.zeros(()), mean)
-    errors = [relative_error(guess.expand_as(test.solution), test.solution, test.mask) for guess in guesses]
-    return min(float(error.median()) for error in errors)
-
-
-def measure(family: str, model: str, data: FamilyData, arguments: argparse.Namespace) -> Row:
-    """Train the default configuration for the given seconds and read its test errors."""
-    import model_trainer
-
-    hyperparameters = model_trainer.default_hyperparameters(model, model_trainer.operator_spec(data))
-    result = model_trainer.train(
-        model,
-        hyperparameters,
-        data,
-        limits=model_trainer.Limits(max_epochs=1_000_000, patience=1_000_000, max_seconds=arguments.seconds),
-        seed=arguments.seed,
-        on_epoch=lambda record: None,
-        clock=time.process_time,
-    )
-    metrics = result.metrics
-    return Row(
-        family,
-        model,
-        arguments.seed,
-        metrics["test_rel_error_median"],
-        metrics["test_rel_error_p90"],
-        metrics["tau_rel_error_median"],
-        metrics["tau_rel_error_p90"],
-        trivial_error(data),
-        metrics["epochs"],
-        metrics["train_seconds"],
-    )
+    jobs = []
+    for number, seed in enumerate(arguments.seeds):
+        for family in arguments.families:
+            for model in arguments.models:
+                needs_seed = model in OPERATORS or model == "joint_fno"
+                if number == 0 and model == "joint_fno":
+                    jobs.append(Job(family, SEARCH, 0, arguments.seconds))
+                if needs_seed or number == 0:
+                    jobs.append(Job(family, model, seed if needs_seed else 0, arguments.seconds if needs_seed else 0.0))
+    return jobs
 
 
-def table(rows: list[Row]) -> str:
-    """A Markdown table, the best operator of each family in bold."""
-    lines = [
-        "| family | operator | median | 90 % | larger τ: median | 90 % | best trivial |",
-        "|---|---|---|---|---|---|---|",
-    ]
-    for row in rows:
-        best = min(other.test for other in rows if other.family == row.family)
-        mark = "**" if row.test == best else ""
-        lines.append(
-            f"| {row.family} | {row.operator} | {mark}{row.test:.1e}{mark} | {row.test_p90:.1e} | {row.larger_tau:.1e} "
-            f"| {row.larger_tau_p90:.1e} | {row.trivial:.2g} |"
+def finished(output: Path) -> dict[tuple[object, ...], dict[str, object]]:
+    """The records that an earlier run has left, by job."""
+    if not output.exists():
+        return {}
+    records = json.loads(output.read_text()).get("trainings", [])
+    return {(r["family"], r["operator"], r["seed"], r["seconds"]): r for r in records if "commit" in r}
+
+
+def work(job: Job, places: Places, found: dict[str, object] | None) -> dict[str, object]:
+    """One job, in a worker process."""
+    from benchmarks import accuracy_jobs
+
+    if job.operator == SEARCH:
+        return accuracy_jobs.search_joint_fno(accuracy_jobs.Job(job.family, "joint_fno", 0, job.seconds), places) | {
+            "operator": SEARCH
+        }
+    return accuracy_jobs.run(job, places, found)
+
+
+class Benchmark:
+    """The records so far, and the file that holds them."""
+
+    def __init__(self, arguments: argparse.Namespace) -> None:
+        self.arguments = arguments
+        self.records = finished(arguments.output)
+        commit = subprocess.run(["git", "rev-parse", "--short", "HEAD"], cwd=ROOT, capture_output=True, text=True)
+        self.commit = commit.stdout.strip()
+        self.more: dict[str, object] = {}
+
+    @staticmethod
+    def key(job: Job) -> tuple[object, ...]:
+        return job.family, job.operator, job.seed, job.seconds
+
+    def configuration(self, job: Job) -> dict[str, object] | None:
+        """What the search of a baseline has found for it; None where there is none yet, or none is needed."""
+        record = self.records.get((job.family, SEARCH, 0, job.seconds)) if job.operator == "joint_fno" else None
+        return record["hyperparameters"] if record else None
+
+    def add(self, job: Job, record: dict[str, object]) -> None:
+        self.records[self.key(job)] = record | {"commit": self.commit, "device": _device()}
+        self.write()
+
+    def trainings(self) -> list[dict[str, object]]:
+        """Those of this command's seconds, and the baselines that need none."""
+        wanted = (self.arguments.seconds, 0.0)
+        return [r for r in self.records.values() if r["seconds"] in wanted and r["operator"] != SEARCH]
+
+    def write(self) -> None:
+        """The file as it stands: whole after every training."""
+        a = self.arguments
+        write_results(
+            a.output,
+            device=_device(),
+            command=f"python benchmarks/accuracy.py{' --quick' if a.quick else f' --seconds {a.seconds:g}'}",
+            rows=verdicts(self.trainings()),
+            trainings=list(self.records.values()),
+            is_quiet=True,
+            **self.more,
         )
-    return "\n".join(lines)
 
 
-def verdicts(rows: list[Row]) -> list[dict[str, object]]:
-    """The targets: the best operator of each family, and every operator against the trivial predictions."""
-    results: list[dict[str, object]] = []
+def _device() -> str:
+    model = platform.processor() or platform.machine()
+    cpuinfo = Path("/proc/cpuinfo")
+    if cpuinfo.exists():
+        names = [line.split(":", 1)[1].strip() for line in cpuinfo.read_text().splitlines() if "model name" in line]
+        model = names[0] if names else model
+    return f"cpu, one thread of {model}"
 
-    def judge(name: str, value: float, target: float) -> None:
-        unit = "relative L2, median"
-        results.append({"name": name, "value": value, "unit": unit, "target": target, "holds": value <= target})
 
-    for family in dict.fromkeys(row.family for row in rows):
-        own = [row for row in rows if row.family == family]
-        if family in TARGETS:
-            judge(f"{family}: best operator", min(row.test for row in own), TARGETS[family])
-        for row in own:
-            judge(f"{family}: {row.operator} against trivial", row.test, row.trivial / TRIVIAL_FACTOR)
-    return results
+def run_all(benchmark: Benchmark, jobs: list[Job], places: Places) -> None:
+    """Runs what is missing, a baseline's trainings after its search."""
+    from tqdm import tqdm
+
+    waiting = [job for job in jobs if benchmark.key(job) not in benchmark.records]
+    arguments = benchmark.arguments
+    with (
+        ProcessPoolExecutor(arguments.workers, get_context("spawn"), prepare_process, max_tasks_per_child=1) as pool,
+        tqdm(total=len(jobs), initial=len(jobs) - len(waiting), desc="trainings") as bar,
+    ):
+        running = {}
+
+        def start(job: Job) -> None:
+            running[pool.submit(work, job, places, benchmark.configuration(job))] = job
+
+        try:
+            for job in [job for job in waiting if job.operator != "joint_fno" or benchmark.configuration(job)]:
+                start(job)
+            while running:
+                done = next(as_completed(list(running)))
+                job = running.pop(done)
+                benchmark.add(job, done.result())
+                bar.update()
+                error = done.result().get("metrics", {}).get("test_rel_error_median")
+                bar.write(f"{job.key}: {done.result().get('status', 'searched')}{f', {error:.2e}' if error else ''}")
+                if job.operator == SEARCH:
+                    for later in waiting:
+                        if later.operator == "joint_fno" and later.family == job.family:
+                            start(later)
+        except KeyboardInterrupt:
+            pool.shutdown(cancel_futures=True)
+            raise
 
 
 def main() -> int:
     arguments = parse_arguments()
-    import torch
-    from tqdm import tqdm
-
-    import dno
-    from data.batches import load_family
+    prepare_process()
+    from benchmarks.accuracy_jobs import Places, solver_milliseconds
     from data.generate import ensure_datasets
 
-    logging.basicConfig(level=logging.WARNING)
-    torch.set_num_threads(1)
-    rows = []
-    jobs = [(f, m) for f in arguments.families or TARGETS for m in arguments.models or dno.MODELS]
-    for family, model in tqdm(jobs, desc="trainings"):
+    for family in arguments.families:
         ensure_datasets(family, arguments.data_root, is_default_root=True)
-        rows.append(measure(family, model, load_family(family, arguments.data_root, torch.device("cpu")), arguments))
-        tqdm.write(f"{family} {model}: {rows[-1].test:.2e}")
-    print(table(rows))
-    results = verdicts(rows)
-    for result in results:
-        verdict = "holds" if result["holds"] else "FAILS"
-        print(f"{verdict}  {result['name']}: {result['value']:.2e}, at most {result['target']:.2e}")
-    suffix = f"_seed{arguments.seed}" if arguments.seed else ""
-    output = arguments.output or ROOT / "benchmarks" / "results" / f"accuracy{suffix}.json"
-    write_results(
-        output,
-        device="cpu, one thread",
-        command=f"python benchmarks/accuracy.py --seconds {arguments.seconds:g} --seed {arguments.seed}",
-        rows=results,
-        torch=torch.__version__,
-        trainings=[vars(row) for row in rows],
-    )
-    return 0 if all(result["holds"] for result in results) else 1
+    benchmark = Benchmark(arguments)
+    try:
+        run_all(benchmark, planned(arguments), Places(arguments.data_root, arguments.checkpoints))
+    except KeyboardInterrupt:
+        print(f"\nstopped; finished trainings are in {arguments.output}, the same command goes on", file=sys.stderr)
+        return 130
+    benchmark.more["solver_ms"] = {family: solver_milliseconds(family) for family in arguments.families}
+    benchmark.write()
+    print(table(benchmark.trainings()))
+    print("exact solver, ms per trajectory: " + ", ".join(f"{k} {v:.2g}" for k, v in benchmark.more["solver_ms"].items()))
+    rows = verdicts(benchmark.trainings())
+    for row in rows:
+        bound = "at least" if row["unit"] == "times" and "below" in row["name"] else "at most"
+        print(f"{'holds' if row['holds'] else 'FAILS'}  {row['name']}: {row['value']:.2e}, {bound} {row['target']:.2e}")
+    print(f"written to {arguments.output}")
+    return 0
 
 
 if __name__ == "__main__":

@@ -9,11 +9,20 @@ ROOT = Path(__file__).resolve().parents[1]
 
 
 def write_results(
-    output: Path, *, device: str, command: str, rows: Sequence[Mapping[str, object]], **more: object
+    output: Path,
+    *,
+    device: str,
+    command: str,
+    rows: Sequence[Mapping[str, object]],
+    is_quiet: bool = False,
+    **more: object,
 ) -> None:
-    """Writes `rows` of {name, value, unit, target, holds} and whatever else a benchmark found."""
+    """Writes `rows` of {name, value, unit, target, holds} and whatever else a benchmark found; never half a file."""
     commit = subprocess.run(["git", "rev-parse", "HEAD"], cwd=ROOT, capture_output=True, text=True, check=False)
     content = {"commit": commit.stdout.strip(), "device": device, "command": command, "rows": list(rows), **more}
     output.parent.mkdir(parents=True, exist_ok=True)
-    output.write_text(json.dumps(content, indent=1, allow_nan=False) + "\n")
-    print(f"written to {output}")
+    partial = output.with_name(f".{output.name}.partial")
+    partial.write_text(json.dumps(content, indent=1, allow_nan=False) + "\n")
+    partial.replace(output)
+    if not is_quiet:
+        print(f"written to {output}")

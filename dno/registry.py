@@ -39,7 +39,8 @@ def default_hyperparameters(name: str, spec: OperatorSpec) -> dict[str, object]:
     defaults["homogeneous"] = "homogeneous" in traits
     defaults |= operator.trait_defaults(spec)
     for axis, available in _available_modes(name, spec).items():
-        defaults[axis] = max(1, min(defaults[axis], available))
+        if axis in defaults:
+            defaults[axis] = max(1, min(defaults[axis], available))
     return defaults
 
 

@@ -57,7 +57,9 @@ def parse_arguments(arguments: list[str] | None = None) -> argparse.Namespace:
     parser.add_argument("--workers", type=int, default=os.cpu_count(), help="trainings at a time (default: all cores)")
     parser.add_argument("--data_root", type=Path, default=ROOT / "data", help="datasets (default: data)")
     parser.add_argument("--output", type=Path, help="JSON file (default: benchmarks/results/accuracy[_quick].json)")
-    parser.add_argument("--checkpoints", type=Path, default=ROOT / "benchmarks" / "checkpoints", help="trained operators")
+    parser.add_argument(
+        "--checkpoints", type=Path, default=ROOT / "benchmarks" / "checkpoints", help="trained operators"
+    )
     found = parser.parse_args(arguments)
     found.seconds = found.seconds or (QUICK_SECONDS if found.quick else FULL_SECONDS)
     found.seeds = found.seeds or ([0] if found.quick else [0, 1, 2])
@@ -204,7 +206,9 @@ def main() -> int:
     benchmark.more["solver_ms"] = {family: solver_milliseconds(family) for family in arguments.families}
     benchmark.write()
     print(table(benchmark.trainings()))
-    print("exact solver, ms per trajectory: " + ", ".join(f"{k} {v:.2g}" for k, v in benchmark.more["solver_ms"].items()))
+    print(
+        "exact solver, ms per trajectory: " + ", ".join(f"{k} {v:.2g}" for k, v in benchmark.more["solver_ms"].items())
+    )
     rows = verdicts(benchmark.trainings())
     for row in rows:
         bound = "at least" if row["unit"] == "times" and "below" in row["name"] else "at most"

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import itertools
 import math
 import statistics
 import time
@@ -113,9 +114,9 @@ def train(
 
 def search_joint_fno(job: Job, places: Places) -> dict[str, object]:
     """The best on validation of 12 configurations: a middling one, then random ones; each for a tenth of the time."""
-    from search.sampling import suggest  # Optuna is loaded only here
-
     import optuna
+
+    from search.sampling import suggest  # Optuna is loaded only here
 
     torch.set_num_threads(1)
     optuna.logging.set_verbosity(optuna.logging.WARNING)
@@ -157,7 +158,11 @@ def _measured(operator: nn.Module, data: FamilyData, found: dict[str, object]) -
 def _identified(data: FamilyData) -> dict[str, object]:
     coefficients = identified.fit(data)
     found = {}
-    for split, name in (("test", "test_rel_error"), ("test_tau", "tau_rel_error"), ("test_history", "history_rel_error")):
+    for split, name in (
+        ("test", "test_rel_error"),
+        ("test_tau", "tau_rel_error"),
+        ("test_history", "history_rel_error"),
+    ):
         values = identified.errors(data, split, len(data.splits[split]), 0, coefficients)
         found |= {f"{name}_median": float(np.median(values)), f"{name}_p90": float(np.quantile(values, 0.9))}
     return {"status": "complete", "metrics": found, "coefficients_minus_1": (coefficients - 1).tolist()}
@@ -188,9 +193,11 @@ def long_trajectories() -> Split:
 def valid_times(operator: nn.Module, data: FamilyData) -> dict[str, float]:
     """The median valid prediction time in delays, over all long trajectories and by delay."""
     split = long_trajectories()
-    times, ever_failed = metrics.valid_times(rollout(operator, split), split.solution, split.mask, data.points_per_delay)
+    times, ever_failed = metrics.valid_times(
+        rollout(operator, split), split.solution, split.mask, data.points_per_delay
+    )
     found = {"median": metrics.quantile(times, 0.5), "never_failed": 1 - float(ever_failed.double().mean())}
-    for low, high in zip(EDGES, EDGES[1:], strict=False):
+    for low, high in itertools.pairwise(EDGES):
         inside = (split.tau >= low) & (split.tau < high)
         found[f"tau {low:g} to {high:g}"] = metrics.quantile(times[inside], 0.5)
     return found

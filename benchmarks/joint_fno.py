@@ -130,4 +130,9 @@ def trainer_hyperparameters(found: dict[str, object], data: FamilyData) -> dict[
     is_logarithmic = "positive" in data.traits and "spatial" not in data.traits
     values["log_state"] = is_logarithmic and bool(values.get("log_state", True))
     homogeneous = "homogeneous" in data.traits
-    return values | {"intervals": intervals, "batch_size": batch, "homogeneous": homogeneous, "first_interval_share": 1.0}
+    return values | {
+        "intervals": intervals,
+        "batch_size": batch,
+        "homogeneous": homogeneous,
+        "first_interval_share": 1.0,
+    }

@@ -16,6 +16,7 @@ from pathlib import Path
 import torch
 from torch.overrides import TorchFunctionMode
 
+from dno.ensemble import Ensemble
 from dno.operator import Operator, OperatorSpec
 from dno.registry import OPERATORS, build_operator
 
@@ -32,11 +33,13 @@ NO_DIGEST = "0" * 64
 def save(operator: Operator, path: str | Path, metadata: Mapping[str, object] | None = None) -> None:
     """Write the operator to `path`. Metadata: plain strings, numbers, lists and dicts for a person to read."""
     spec = dataclasses.asdict(operator.spec) | {"traits": sorted(operator.spec.traits)}
+    members = operator.members if isinstance(operator, Ensemble) else [operator]
     described = {
         "format": FORMAT,
         "format_version": str(FORMAT_VERSION),
         "sha256": NO_DIGEST,
-        "operator": next(name for name, kind in OPERATORS.items() if type(operator) is kind),
+        "operator": next(name for name, kind in OPERATORS.items() if type(members[0]) is kind),
+        "members": str(len(members)),
         "hyperparameters": json.dumps(operator.hyperparameters, allow_nan=False),
         "spec": json.dumps(spec | {"parameter_names": list(operator.spec.parameter_names)}),
         "metadata": json.dumps(dict(metadata or {}), allow_nan=False),
@@ -117,8 +120,10 @@ def _operator(content: bytes) -> Operator:
         spec = _spec(json.loads(described["spec"]))
         hyperparameters = json.loads(described["hyperparameters"])
         _check_numbers(hyperparameters, len(state))
+        count = _count(described.get("members", "1"), len(state))
         with _Allowance(SPARE_NUMBERS + 2 * sum(tensor.numel() for tensor in state.values())):
-            operator = build_operator(described["operator"], hyperparameters, spec)
+            members = [build_operator(described["operator"], hyperparameters, spec) for _ in range(count)]
+        operator = Ensemble(members) if count > 1 else members[0]
     except _Damaged:
         raise
     except (ValueError, TypeError, KeyError, AttributeError, RecursionError, RuntimeError, ZeroDivisionError) as error:
@@ -181,6 +186,13 @@ def _spec(fields: Mapping[str, object]) -> OperatorSpec:
     if not texts or any(type(count) is not int or not 1 <= count <= LARGEST_NUMBER for count in counts):
         raise _Damaged(f"spec: expected names and counts from 1 to {LARGEST_NUMBER}, got {str(dict(fields))[:80]}")
     return spec
+
+
+def _count(members: object, n_tensors: int) -> int:
+    """How many operators the file holds: more than one are an ensemble."""
+    if not isinstance(members, str) or not members.isdecimal() or not 1 <= int(members) <= n_tensors:
+        raise _Damaged(f"members: expected a whole number from 1 to {n_tensors}, got {str(members)[:20]!r}")
+    return int(members)
 
 
 def _check_numbers(hyperparameters: Mapping[str, object], n_tensors: int) -> None:

@@ -17,11 +17,16 @@ from search.trials import Bench, open_bench
 logger = logging.getLogger(__name__)
 
 
+def confirmation_name(plan: StudyPlan, slot: int) -> str:
+    """The study of the trainings with fresh seeds of this slot's configuration."""
+    return f"{plan.name}_confirmation_{slot}"
+
+
 def confirmation_plan(plan: StudyPlan, slot: int, parameters: dict[str, object], n_seeds: int) -> StudyPlan:
     """A study of one configuration, one slot for each seed: it survives kills like any other, and more seeds go on."""
     return replace(
         plan,
-        name=f"{plan.name}_confirmation_{slot}",
+        name=confirmation_name(plan, slot),
         parent=plan.name,
         origin=slot,
         cells=(parameters,) * n_seeds,

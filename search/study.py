@@ -13,7 +13,7 @@ from tqdm.contrib.logging import logging_redirect_tqdm
 from data.batches import FamilyData
 from experiment_tracker import WandbSettings, choose_wandb_mode
 from search.command_line import Options
-from search.confirmation import confirm
+from search.confirmation import confirm, confirmation_name
 from search.interruption import Interruption
 from search.leaderboard import Row, Times, format_leaderboard, leaderboard_rows, next_commands
 from search.plan import StudyPlan, estimated_hours
@@ -108,7 +108,8 @@ def search_study(
                 f"a trial of study {plan.name!r} hit a bug, which stops the study; {crash}", 1
             ) from crash
         rows = leaderboard_rows(bench.study, plan, confirmed)
-        kept = keep_winner(plan, rows[0], options) if rows else None
+        again = next((s for s in confirmations if rows and s.study_name == confirmation_name(plan, rows[0].slot)), None)
+        kept = keep_winner(plan, rows[0], options, data, again) if rows else None
         if kept is not None:
             logger.info("the best model of %s on %s is kept as %s", plan.model, plan.family, kept)
         track_study(bench, rows, with_pictures=not interruption.is_requested)

@@ -114,4 +114,13 @@ def test_confirmed_trials_are_ranked_by_their_repetitions(
     board = capsys.readouterr().out.splitlines()
     again = [float(line.split("val ")[1].split()[0]) for line in board if "fresh seeds" in line]
     assert len(again) == 2 and again == sorted(again)
-    assert "2 fresh seeds" in (tmp_path / "best" / "method_of_steps_mackey" / "MODEL_CARD.md").read_text()
+    best = tmp_path / "best" / "method_of_steps_mackey"
+    assert (
+        "2 fresh seeds" in (best / "MODEL_CARD.md").read_text()
+        and "predict_with_error" in (best / "MODEL_CARD.md").read_text()
+    )
+    ensemble = dno.load(best / "ensemble.pt")
+    assert len(ensemble.members) == 2 and ensemble.error_factor > 0
+    written = (best / "ensemble.pt").stat().st_mtime_ns
+    assert search(data_root, tmp_path, "--n_trials", 3, "--confirm_top", 2, "--confirm_seeds", 2) == 0
+    assert (best / "ensemble.pt").stat().st_mtime_ns == written  # what is known is not made again

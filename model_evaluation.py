@@ -81,12 +81,9 @@ def evaluate(operator: Operator, data: FamilyData, clock: Callable[[], float] = 
     device = data.splits["train"].tau.device
     _synchronise(device)
     start = clock()
-    test = rollout(operator, data.splits["test"])
+    predicted, steps = rollouts(operator, data)
     _synchronise(device)
-    milliseconds = 1e3 * (clock() - start) / len(data.splits["test"])
-    validation = rollout(operator, data.splits["val"])
-    shifted = {name: rollout(operator, split) for name, split in data.splits.items() if name in SHIFTED}
-    predicted = {"val": validation, "test": test} | shifted
+    milliseconds = 1e3 * (clock() - start) / steps * data.splits["test"].solution.shape[1]
     found: dict[str, Metric] = {"inference_ms": milliseconds}
     for base in ("val", "test"):
         found |= base_metrics(operator, data, base, predicted)
@@ -99,6 +96,28 @@ def evaluate(operator: Operator, data: FamilyData, clock: Callable[[], float] = 
         if f"test_{alias}" in found:
             found[alias] = found[f"test_{alias}"]
     return Evaluation(only_finite(found), example_arrays(predicted, data))
+
+
+def rollouts(operator: Operator, data: FamilyData) -> tuple[dict[str, Tensor], int]:
+    """Predictions of val, test and every shifted split that is there, and the steps that they took.
+
+    A generated horizon split has the problems of its base split: its prediction begins with that of the base.
+    """
+    predicted = {name: rollout(operator, split) for name, split in data.splits.items() if name in SHIFTED}
+    steps = sum(values.shape[0] * values.shape[1] for values in predicted.values())
+    for name in ("val", "test"):
+        split, longer = data.splits[name], data.splits.get(f"{name}_horizon")
+        if longer is not None and _is_same_problem(split, longer):
+            predicted[name] = predicted[longer.name][:, : split.solution.shape[1]]
+        else:
+            predicted[name] = rollout(operator, split)
+            steps += predicted[name].shape[0] * predicted[name].shape[1]
+    return predicted, steps
+
+
+def _is_same_problem(split: Split, longer: Split) -> bool:
+    pairs = ((split.history, longer.history), (split.tau, longer.tau), (split.params, longer.params))
+    return len(split) == len(longer) and all(torch.equal(left, right) for left, right in pairs)
 
 
 def base_metrics(operator: Operator, data: FamilyData, base: str, predicted: dict[str, Tensor]) -> dict[str, Metric]:

@@ -100,3 +100,18 @@ def test_the_steering_part_is_spread_evenly_and_bounded(family, monkeypatch):
     assert torch.equal(model_evaluation.steering_split(split).tau, split.tau)
     monkeypatch.setattr(model_evaluation, "STEERING_TRAJECTORIES", 4)
     assert torch.equal(model_evaluation.steering_split(split).tau, split.tau[[0, 3, 6, 9]])
+
+
+def test_a_base_split_is_read_from_its_horizon_split_only_where_the_problems_are_the_same(family, monkeypatch):
+    seen = []
+    rollout = model_evaluation.rollout
+    monkeypatch.setattr(model_evaluation, "rollout", lambda *given: seen.append(given[1].name) or rollout(*given))
+    operator = ScaledSolution(1.1)
+    whole, _ = model_evaluation.rollouts(operator, family)
+    assert "test_horizon" in seen and "test" not in seen and "val" not in seen
+    backwards = torch.arange(len(family.splits["test"]) - 1, -1, -1)
+    other = family.splits | {"test_horizon": family.splits["test_horizon"].take(backwards)}
+    own, _ = model_evaluation.rollouts(operator, replace(family, splits=other))
+    assert seen.count("test") == 1
+    mask = family.splits["test"].mask
+    assert torch.equal(whole["test"][mask], own["test"][mask])

@@ -194,7 +194,9 @@ def test_the_best_weights_are_a_copy_that_later_steps_do_not_change(family):
     best = min(records, key=lambda record: record.val_rel_error)
     assert best.epoch == result.metrics["best_epoch"] <= 7
     assert records[-1].val_rel_error > 2 * best.val_rel_error
-    assert result.metrics["val_rel_error"] == best.val_rel_error  # 12 trajectories: all of them steer
+    # 12 trajectories: all of them steer. The horizon split, of which val is the beginning, lies elsewhere in memory,
+    # and BLAS rounds by alignment.
+    assert result.metrics["val_rel_error"] == pytest.approx(best.val_rel_error, rel=1e-6)
 
 
 def test_early_stopping_counts_epochs_without_a_better_rollout(family):

@@ -65,6 +65,7 @@ def parse_arguments(arguments: list[str] | None = None) -> argparse.Namespace:
     found.seeds = found.seeds or ([0] if found.quick else [0, 1, 2])
     found.models = found.models or [*OPERATORS, *BASELINES]
     suffix = "_quick" if found.quick else ""
+    found.picture = found.picture or ROOT / "docs" / "images" / f"accuracy_curves{suffix}.png"
     found.output = found.output or ROOT / "benchmarks" / "results" / f"accuracy{suffix}.json"
     return found
 
@@ -192,6 +193,7 @@ def run_all(benchmark: Benchmark, jobs: list[Job], places: Places) -> None:
 def main() -> int:
     arguments = parse_arguments()
     prepare_process()
+    from benchmarks.accuracy_curves import draw
     from benchmarks.accuracy_jobs import Places, solver_milliseconds
     from data.generate import ensure_datasets
 
@@ -205,6 +207,7 @@ def main() -> int:
         return 130
     benchmark.more["solver_ms"] = {family: solver_milliseconds(family) for family in arguments.families}
     benchmark.write()
+    draw(benchmark.trainings(), arguments.picture)
     print(table(benchmark.trainings()))
     print(
         "exact solver, ms per trajectory: " + ", ".join(f"{k} {v:.2g}" for k, v in benchmark.more["solver_ms"].items())

@@ -5,7 +5,9 @@ import math
 import textwrap
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
+from dataclasses import dataclass
 from pathlib import Path
+from typing import TypeVar
 
 import matplotlib
 import numpy as np
@@ -22,9 +24,8 @@ from matplotlib.ticker import (
 )
 from PIL import Image
 
-WIDE = 7.2  # inches: two columns of a paper
-NARROW = 3.5
 DPI = 300
+SMALLEST = 6.5  # points: no letter of a figure is smaller, whatever its width
 ALMOST_WHITE = 253  # what a palette makes of white, out of 255
 # Okabe & Ito (2008): told apart under every common colour blindness.
 COLOURS = {"stacked_history": "#0072B2", "method_of_steps": "#D55E00", "memory_kernel": "#009E73"}
@@ -59,16 +60,34 @@ RC = {
 }
 
 
+Choice = TypeVar("Choice")
+
+
+@dataclass(frozen=True)
+class Layout:
+    """How a figure lies in a paper. Letters are of the same size in all layouts; panels are arranged differently."""
+
+    width: float  # inches
+    is_narrow: bool  # one column of a paper: panels that lie side by side elsewhere are stacked
+
+    def choose(self, *, wide: Choice, narrow: Choice) -> Choice:
+        """What a drawing function does in this layout, of its two ways."""
+        return narrow if self.is_narrow else wide
+
+    def figure(self, height: float) -> Figure:
+        """An empty figure of this height in inches that arranges itself."""
+        return Figure(figsize=(self.width, height), layout="constrained")
+
+
+WIDE, NARROW = Layout(7.2, is_narrow=False), Layout(3.5, is_narrow=True)
+LAYOUTS = {layout.width: layout for layout in (WIDE, NARROW)}
+
+
 @contextmanager
-def styled() -> Iterator[None]:
+def styled(layout: Layout = WIDE) -> Iterator[None]:
     """Every figure is made and saved inside this; rcParams outside are left as they were."""
-    with matplotlib.rc_context(RC):
+    with matplotlib.rc_context(RC | {"figure.figsize": (layout.width, 0.62 * layout.width)}):
         yield
-
-
-def new_figure(width: float, height: float) -> Figure:
-    """An empty figure of this size in inches that arranges itself."""
-    return Figure(figsize=(width, height), layout="constrained")
 
 
 def colour(model: str, models: Iterable[str] = ()) -> str:
@@ -111,25 +130,25 @@ def number(value: float) -> str:
     return f"{value:.3g}" if abs(value) >= 1 else f"{value:.2g}"
 
 
-def log_axis(axis: Axis, values: Sequence[float]) -> None:
-    """A logarithmic axis with readable labels even when it spans less than two decades."""
+def log_axis(axis: Axis, values: Sequence[float], most: int = 6) -> None:
+    """A logarithmic axis with readable labels even when it spans less than two decades; `most` powers of ten fit."""
     values = np.asarray([value for value in values if math.isfinite(value) and value > 0])
     if not len(values):
         return
     axis.axes.set_xscale("log") if axis.axis_name == "x" else axis.axes.set_yscale("log")
-    log_ticks(axis, values.min(), values.max())
+    log_ticks(axis, values.min(), values.max(), is_long=axis.axis_name == "y", most=most)
     low, high = values.min(), values.max()
     pad = max((high / low) ** 0.06, 1.15)
     axis.axes.set(**{f"{axis.axis_name}lim": (low / pad, high * pad)})
 
 
-def log_ticks(axis: Axis, low: float, high: float) -> None:
+def log_ticks(axis: Axis, low: float, high: float, *, is_long: bool, most: int = 6) -> None:
     """Labels for a logarithmic axis from low to high: even steps below a factor 3, then 1-2-5, 1-3, powers of ten.
 
-    A horizontal axis, whose labels stand side by side, goes on to the next of these sooner.
+    An axis that is not long, for the labels along it, goes on to the next of these sooner.
     """
     decades = math.log10(high / low)
-    fine, middle = (1.0, 1.5) if axis.axis_name == "x" else (1.5, 2.3)
+    fine, middle = (1.5, 2.3) if is_long else (1.0, 1.5)
     is_plain = decades < middle or (low >= 0.1 and high < 1e8)
     axis.set_major_formatter(FuncFormatter(lambda value, _: compact(value)) if is_plain else LogFormatterSciNotation())
     if decades < 0.5:
@@ -138,7 +157,7 @@ def log_ticks(axis: Axis, low: float, high: float) -> None:
     elif decades < middle:
         axis.set_major_locator(LogLocator(subs=(1, 2, 5) if decades < fine else (1, 3)))
     else:
-        axis.set_major_locator(LogLocator(numticks=6))
+        axis.set_major_locator(LogLocator(numticks=most))
     axis.set_minor_formatter(NullFormatter())
 
 
@@ -154,6 +173,15 @@ def say(axes: Axes, text: str) -> None:
     """A panel that holds a sentence instead of a plot."""
     axes.set_axis_off()
     axes.text(0.5, 0.5, text, ha="center", va="center", transform=axes.transAxes, color=GREY, wrap=True)
+
+
+def sentence(text: str, title: str = "") -> Figure:
+    """A small figure that says why there is nothing to draw."""
+    figure = NARROW.figure(1.4)
+    axes = figure.subplots()
+    axes.set_title(title, loc="left")
+    say(axes, text)
+    return figure
 
 
 def save(figure: Figure, folder: Path, stem: str, formats: Sequence[str]) -> list[Path]:

@@ -39,7 +39,7 @@ def write_report(visualizations: "Visualizations") -> list[Path]:
     sentences, slug = readings(analysis), slugs(analysis.models)
     titles = {f"heatmap_{slug[study]}": title for study, title in analysis.titles.items()}
     unfolded = {f"heatmap_{slug[study]}" for study in set(analysis.winners["study"])}
-    with style.styled():
+    with style.styled(visualizations.layout):
         for stem, figure in _figures(visualizations, problems):
             paths, png = style.save_and_embed(figure, folder, stem, options.formats)
             written += paths

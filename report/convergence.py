@@ -8,6 +8,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 from matplotlib.patches import Patch
+from matplotlib.ticker import MaxNLocator
 
 from report import style
 from report.style import Layout
@@ -26,6 +27,7 @@ NARROW_VIEWS = (*VIEWS[:3], VIEWS[4])
 X_LABELS = {"epoch": "epoch", "elapsed_seconds": "training seconds"}
 FEWEST_LINES = 3  # that make a band
 HEADROOM = 5  # times the highest value of a best trial: where the scale ends, whatever wild first epochs did
+HOPELESS = 3.0  # a relative error above which curves leave the scale, unless they end there
 FAMILY_LETTERS = 12  # of its name in a line beside its row
 FADED = 12  # pruned trials drawn per study
 
@@ -170,8 +172,11 @@ def _view(
         return
     shown = np.concatenate(drawn + bold)
     highest = HEADROOM * max((line[:, 1].max() for line in bold), default=math.inf)
+    if y == "val_rel_error" and bold:
+        highest = min(highest, max(HOPELESS, HEADROOM * max(line[-1, 1] for line in bold)))
     style.log_axis(axes.yaxis, np.minimum(shown[:, 1], highest), most=layout.choose(wide=6, narrow=4))
     axes.set_xlim(0, 1.03 * shown[:, 0].max() or 1.0)
+    axes.xaxis.set_major_locator(MaxNLocator(3, integer=True))
     axes.grid()
 
 

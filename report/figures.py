@@ -28,8 +28,9 @@ NOTES = {  # how to read a figure, what it cannot say
     "search samples good regions more often, which weakens all three.",
     "model_comparison": "Every complete trial is a point and the small numbers count them; boxes hold the middle half. "
     "In the last row the line joins the trials that no other beats in both parameters and error.",
-    "trajectories": "Time in delays; the error is |prediction - truth| over the RMS of the true trajectory. At the "
-    "right the error of each delay interval over all trajectories of a split.",
+    "trajectories": "Time in delays; the error is |prediction - truth| over the RMS of the true trajectory. Images of "
+    "truth and prediction share the scale of their truth, x. At the right, or below, the error of each delay interval "
+    "over all trajectories of a split.",
     "convergence_analysis": "Errors are the lowest so far of each trial, held after its end; pruned trials are not in "
     "the bands. The learning rate is that of the best trials.",
     "heatmap": "Colours are medians of the trials in a cell, numbers their count; grey cells are empty, the frame "

@@ -2,7 +2,7 @@
 
 import itertools
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 
 import numpy as np
 import pandas as pd
@@ -42,15 +42,19 @@ def bins(values: pd.Series) -> tuple[pd.Series, list[str]]:
     distinct = sorted(numbers.dropna().unique())
     are_choices = len(numbers.dropna()) >= 2 * len(distinct) or all(value.is_integer() for value in distinct)
     if len(distinct) <= MOST_BINS and are_choices:
-        return numbers.map(lambda value: distinct.index(value) if value in distinct else -1), [
-            style.number(value) for value in distinct
-        ]
+        return numbers.map(lambda value: distinct.index(value) if value in distinct else -1), _labels(distinct)
     scale = np.log10(numbers) if is_log(numbers) else numbers
     edges = np.linspace(scale.min(), scale.max(), MOST_BINS + 1)
     index = pd.Series(np.clip(np.searchsorted(edges, scale, side="right") - 1, 0, MOST_BINS - 1), values.index)
     centres = (edges[:-1] + edges[1:]) / 2
     centres = 10**centres if is_log(numbers) else centres
-    return index.where(scale.notna(), -1), [style.number(value) for value in centres]
+    return index.where(scale.notna(), -1), _labels(centres)
+
+
+def _labels(values: Sequence[float]) -> list[str]:
+    """The numbers, short where that tells them apart."""
+    short = [style.number(value) for value in values]
+    return short if len(set(short)) == len(short) else [f"{value:.4g}" for value in values]
 
 
 def heatmap_table(runs: pd.DataFrame, metric: Metric, x: str, y: str) -> tuple[pd.DataFrame, pd.DataFrame]:
@@ -102,7 +106,7 @@ def draw_heatmap(
     bar = figure.colorbar(ScalarMappable(norm, COLOURS), ax=panels, shrink=0.8, aspect=30, pad=0.01, location=place)
     bar.set_label(f"median {label(metric.ranking)}")
     if isinstance(norm, LogNorm):
-        style.log_ticks(bar.long_axis, norm.vmin, norm.vmax, is_long=True)
+        style.log_ticks(bar.long_axis, norm.vmin, norm.vmax, most=6)
     bar.outline.set_visible(False)
     return figure
 
@@ -148,6 +152,7 @@ def _frame_best(axes: Axes, medians: pd.DataFrame, metric: Metric) -> None:
 def _panel(axes: Axes, medians: pd.DataFrame, numbers: pd.DataFrame, norm: Normalize) -> None:
     image = medians.to_numpy(dtype=float)
     axes.set_facecolor(style.EMPTY)
+    axes.patch.set(hatch="////", edgecolor="white", linewidth=0)  # in grey, empty is no colour of the scale
     axes.pcolormesh(np.ma.masked_invalid(image), cmap=COLOURS, norm=norm, edgecolors="white", linewidth=0.6)
     for (row, column), value in np.ndenumerate(image):
         if math.isfinite(value):

@@ -116,7 +116,7 @@ def reading(tables: Mapping[str, pd.DataFrame]) -> str:
 
 def _panel(axes: Axes, table: pd.DataFrame, n: int, colour: str) -> None:
     if table.empty:
-        style.say(axes, f"{n} complete: at least\n{FEWEST_TRIALS} trials and values\nthat differ are needed")
+        style.say(axes, f"{n} complete, of\n{FEWEST_TRIALS} needed" if n < FEWEST_TRIALS else "nothing varied")
         return
     shown = table.iloc[::-1]
     places = np.arange(len(shown))

@@ -26,6 +26,7 @@ from PIL import Image
 
 DPI = 300
 SMALLEST = 6.5  # points: no letter of a figure is smaller, whatever its width
+MANY = 99  # ticks: with fewer than there are, matplotlib draws none between powers of ten
 ALMOST_WHITE = 253  # what a palette makes of white, out of 255
 # Okabe & Ito (2008): told apart under every common colour blindness.
 COLOURS = {"stacked_history": "#0072B2", "method_of_steps": "#D55E00", "memory_kernel": "#009E73"}
@@ -130,39 +131,43 @@ def number(value: float) -> str:
     return f"{value:.3g}" if abs(value) >= 1 else f"{value:.2g}"
 
 
-def log_axis(axis: Axis, values: Sequence[float], most: int = 6) -> None:
-    """A logarithmic axis with readable labels even when it spans less than two decades; `most` powers of ten fit."""
+def log_axis(axis: Axis, values: Sequence[float], most: int | None = None) -> None:
+    """A logarithmic axis with readable labels even when it spans less than two decades; `most` of them fit."""
     values = np.asarray([value for value in values if math.isfinite(value) and value > 0])
     if not len(values):
         return
     axis.axes.set_xscale("log") if axis.axis_name == "x" else axis.axes.set_yscale("log")
-    log_ticks(axis, values.min(), values.max(), is_long=axis.axis_name == "y", most=most)
     low, high = values.min(), values.max()
     pad = max((high / low) ** 0.06, 1.15)
     axis.axes.set(**{f"{axis.axis_name}lim": (low / pad, high * pad)})
+    log_ticks(axis, low / pad, high * pad, most or (4 if axis.axis_name == "x" else 6))
 
 
-def log_ticks(axis: Axis, low: float, high: float, *, is_long: bool, most: int = 6) -> None:
-    """Labels for a logarithmic axis from low to high: even steps below a factor 3, then 1-2-5, 1-3, powers of ten.
+def log_ticks(axis: Axis, low: float, high: float, most: int) -> None:
+    """At most so many labels for a logarithmic axis from low to high: even steps below a factor 3, then 1-2-5, 1-3, 1.
 
-    An axis that is not long, for the labels along it, goes on to the next of these sooner.
+    They are chosen here and not when the figure gets its size, so that they stay the same in all formats.
     """
-    decades = math.log10(high / low)
-    fine, middle = (1.5, 2.3) if is_long else (1.0, 1.5)
-    is_plain = decades < middle or (low >= 0.1 and high < 1e8)
-    axis.set_major_formatter(FuncFormatter(lambda value, _: compact(value)) if is_plain else LogFormatterSciNotation())
-    if decades < 0.5:
-        axis.set_major_locator(MaxNLocator(4, steps=[1, 2, 2.5, 5, 10]))
-        axis.set_minor_locator(NullLocator())
-    elif decades < middle:
-        axis.set_major_locator(LogLocator(subs=(1, 2, 5) if decades < fine else (1, 3)))
-    else:
-        axis.set_major_locator(LogLocator(numticks=most))
+    powers = range(math.floor(math.log10(low)), math.ceil(math.log10(high)) + 1)
+    counts = {
+        subs: sum(low <= sub * 10.0**power <= high for power in powers for sub in subs)
+        for subs in ((1, 2, 5), (1, 3), (1,))
+    }
+    subs = next((subs for subs, count in counts.items() if count <= most), (1,))
     axis.set_minor_formatter(NullFormatter())
+    if high < 3 * low or counts[subs] < 2:
+        axis.set_major_locator(MaxNLocator(max(most - 2, 2), steps=[1, 2, 2.5, 5, 10]))
+        axis.set_minor_locator(NullLocator())
+    else:
+        axis.set_major_locator(LogLocator(subs=subs, numticks=most if subs == (1,) else MANY))
+    is_plain = len(subs) > 1 or (low >= 0.1 and high < 1e8)
+    axis.set_major_formatter(FuncFormatter(lambda value, _: compact(value)) if is_plain else LogFormatterSciNotation())
 
 
 def compact(value: float) -> str:
-    """A tick's number in few letters: 0.02, 50, 20k, 3M."""
+    """A tick's number in few letters: 3e-4, 0.02, 50, 20k, 3M."""
+    if 0 < value < 1e-3:
+        return number(value)
     for size, letter in ((1e6, "M"), (1e3, "k")):
         if value >= size:
             return f"{value / size:.3g}{letter}"

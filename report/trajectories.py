@@ -1,6 +1,6 @@
 """trajectories: what the best operator of each family predicts, against the truth, and where its error lies."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -17,7 +17,8 @@ CASES = ("best", "median", "worst")
 SPLITS = {"test": "error in range", "test_tau": "at larger delays", "test_horizon": "over twice the horizon"}
 SPLIT_STYLES = {"test": "-", "test_tau": "--", "test_horizon": ":"}
 INTERVALS_IN_A_ROW = 2  # panels of errors by delay interval, where they do not stand beside the trajectories
-ERROR_RANGE = 1e3  # the largest error of the images over the smallest that is told apart
+ERROR_RANGE = 1e5  # the largest error of the images over the smallest that is told apart, at most
+FIELD_COLOURS, ERROR_COLOURS = "viridis", "magma"  # rising in grey
 SPATIAL_CHANNELS = 4  # from here on channels are shown as points of space
 
 
@@ -74,10 +75,10 @@ def draw_trajectories(tables: list[Trajectories], layout: Layout) -> Figure:
     """
     if not tables:
         return style.sentence("no complete run with predictions")
-    lines, images = layout.choose(wide=(1.9, 2.3), narrow=(1.55, 2.05))
+    lines, images = layout.choose(wide=(1.9, 2.3), narrow=(1.5, 2.35))
     heights = [images if table.is_spatial else lines for table in tables]
     rows = layout.choose(wide=0, narrow=-(-len(tables) // INTERVALS_IN_A_ROW))
-    heights += [1.1 * rows] if rows else []
+    heights += [1.05 * rows] if rows else []
     figure = layout.figure(sum(heights) + layout.choose(wide=0.3, narrow=0.5))
     _legend(figure, tables, layout)
     blocks = figure.subfigures(len(heights), 1, height_ratios=heights, squeeze=False)[:, 0]
@@ -148,6 +149,7 @@ def _legend(figure: Figure, tables: list[Trajectories], layout: Layout) -> None:
         Line2D([], [], color=style.PREDICTION, ls=(0, (3, 1.5)), label="prediction"),
     ]
     handles = [] if all(table.is_spatial for table in tables) else handles
+    handles += [Line2D([], [], color=style.PREDICTION, lw=0.5, label="90 % (thin)")] if layout.is_narrow else []
     splits = [split for split in SPLITS if any(split in table.by_interval for table in tables)]
     handles += [
         Line2D([], [], color=style.PREDICTION, ls=SPLIT_STYLES[split], lw=1.2, label=SPLITS[split]) for split in splits
@@ -182,31 +184,40 @@ def _lines(columns: list[list[Axes]], cases: list[Case], colour: str) -> None:
 
 
 def _images(columns: list[list[Axes]], cases: list[Case], colour: str) -> None:
-    """Truth, prediction and error over space and time; one scale for both fields and one for the errors of all."""
-    fields, errors = [case.truth for case in cases], [case.deviation for case in cases]
-    highest = max(float(np.max(error)) for error in errors)
-    highest = highest if highest > 0 else 1.0
-    of_field = ("viridis", Normalize(min(map(np.min, fields)), max(map(np.max, fields))))
-    of_error = ("magma", LogNorm(highest / ERROR_RANGE, highest))
-    names, looks = ("truth", "prediction", "error"), (of_field, of_field, of_error)
+    """Truth, prediction and error over space and time: fields on a scale for each case, errors on one for all."""
+    highest = max(float(case.deviation.max()) for case in cases) or 1.0
+    lowest = min(float(np.median(case.deviation)) for case in cases)
+    errors = LogNorm(max(lowest, highest / ERROR_RANGE), highest)
     for panels, case in zip(columns, cases, strict=True):
-        shown = (case.truth, case.prediction, np.maximum(case.deviation, highest / ERROR_RANGE))
-        for axes, values, name, (colours, norm) in zip(panels, shown, names, looks, strict=True):
-            extent = (case.time[0], case.time[-1], 0, 1)
+        low, high = float(case.truth.min()), float(case.truth.max())
+        panels[0].set_title(f"{panels[0].get_title()}\nx {style.number(low)} to {style.number(high)}", fontsize=7)
+        shown = (case.truth, case.prediction, np.maximum(case.deviation, errors.vmin))
+        for axes, values, name in zip(panels, shown, ("truth", "prediction", "error"), strict=True):
             axes.imshow(
-                values.T, origin="lower", aspect="auto", extent=extent, cmap=colours, norm=norm, interpolation="nearest"
-            )
+                values.T, origin="lower", aspect="auto", extent=(case.time[0], case.time[-1], 0, 1),
+                cmap=ERROR_COLOURS if name == "error" else FIELD_COLOURS, interpolation="nearest",
+                norm=errors if name == "error" else Normalize(low, high),
+            )  # fmt: skip
             axes.set_yticks([])
             axes.tick_params(labelbottom=name == "error")
             if panels is columns[0]:
                 axes.set_ylabel(f"{name}\nspace", fontsize=style.SMALLEST)
         panels[-1].set_xlabel("t / τ", labelpad=1)
         panels[-1].xaxis.get_major_locator().set_params(integer=True)
-    rows = list(zip(*columns, strict=True))
-    for of_bar, (colours, norm) in (([*rows[0], *rows[1]], of_field), (rows[2], of_error)):
-        bar = of_bar[0].figure.colorbar(ScalarMappable(norm, colours), ax=list(of_bar), pad=0.01, aspect=10)
-        bar.ax.tick_params(labelsize=style.SMALLEST, length=1.5, pad=1)
-        bar.outline.set_linewidth(0.4)
+    truths, predictions, deviations = zip(*columns, strict=True)
+    _bar([*truths, *predictions], ScalarMappable(Normalize(0, 1), FIELD_COLOURS), {0: "min", 1: "max"})
+    _bar(deviations, ScalarMappable(errors, ERROR_COLOURS))
+
+
+def _bar(panels: Sequence[Axes], colours: ScalarMappable, names: Mapping[float, str] | None = None) -> None:
+    """The colours of images at the right of their panels."""
+    bar = panels[0].figure.colorbar(colours, ax=list(panels), pad=0.01, aspect=10)
+    if names is None:
+        style.log_ticks(bar.ax.yaxis, colours.norm.vmin, colours.norm.vmax, most=3)
+    else:
+        bar.set_ticks(list(names), labels=list(names.values()))
+    bar.ax.tick_params(labelsize=style.SMALLEST, length=1.5, pad=1)
+    bar.outline.set_linewidth(0.4)
 
 
 def _by_interval(axes: Axes, table: Trajectories, title: str) -> None:
@@ -221,7 +232,7 @@ def _by_interval(axes: Axes, table: Trajectories, title: str) -> None:
         axes.plot(intervals, median, color=colour, ls=SPLIT_STYLES[split], lw=1.2, zorder=3)
         axes.plot(intervals, p90, color=colour, ls=SPLIT_STYLES[split], lw=0.5, alpha=0.7)
     values = np.concatenate([np.concatenate(pair) for pair in table.by_interval.values()])
-    style.log_axis(axes.yaxis, values)
+    style.log_axis(axes.yaxis, values, most=5)
     axes.set_xlabel("t / τ", labelpad=1)
     axes.set_ylabel("error", labelpad=1)
     axes.set_xlim(0.5, None)

@@ -13,7 +13,7 @@ from report import figures, heatmaps, importance
 from report.analysis import Analysis
 from report.loading import load
 from report.metrics import Metric
-from report.style import LAYOUTS, SMALLEST, Layout, styled
+from report.style import LAYOUTS, SMALLEST, Layout, log_axis, styled
 from tests.run_folders import make_results
 
 PAGE = 9.5  # inches of a page below its head
@@ -106,3 +106,15 @@ def test_no_two_texts_overlap(drawn: tuple[float, dict[str, Figure]]) -> None:
         high = np.minimum(places[:, None, 2:], places[None, :, 2:])
         pairs = np.argwhere(np.triu((high - low > TOUCH).all(axis=2), k=1))
         assert not [(level[i].get_text(), level[j].get_text()) for i, j in pairs], stem
+
+
+@pytest.mark.parametrize("most", [3, 4, 6])
+@pytest.mark.parametrize("low", [3e-6, 0.0123, 0.5, 7.0, 2e5])
+@pytest.mark.parametrize("factor", [1.05, 1.8, 3.3, 12.0, 70.0, 400.0, 1e5, 1e9])
+def test_log_axis_has_labels_that_fit(low: float, factor: float, most: int) -> None:
+    axis = Figure(figsize=(1.5, 0.8)).subplots().yaxis
+    log_axis(axis, [low, low * factor], most)
+    bottom, top = axis.get_view_interval()
+    labels = [axis.get_major_formatter()(tick) for tick in axis.get_majorticklocs() if bottom <= tick <= top]
+    assert 1 < len(labels) <= most + 1 and len(set(labels)) == len(labels)
+    assert all(labels) and max(map(len, labels)) <= len("$\\mathdefault{10^{-10}}$")

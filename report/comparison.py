@@ -50,7 +50,7 @@ def draw_comparison(table: pd.DataFrame, best: pd.DataFrame, metric: Metric, lay
         letters = layout.choose(wide=(34, 72) if name == "main" else (24, 40), narrow=(16, 38))
         _boxes(panels[name], table[table["measure"] == measure], families, models, measure, letters)
         _stars(panels[name], best, families, models, "value" if measure == metric.column else measure)
-        _make_room(panels[name], layout.choose(wide=1.3, narrow=0.8))
+        _make_room(panels[name], *layout.choose(wide=(1.3, 6), narrow=(0.8, 5)))
     if layout.is_narrow:  # all stand over the names below the lowest
         for axes in [axes for axes in panels.values() if axes.axison][:-1]:
             axes.tick_params(labelbottom=False)
@@ -163,11 +163,13 @@ def _stars(axes: Axes, best: pd.DataFrame, families: list[str], models: list[str
                 axes.errorbar(place, row["value"], row["spread"], color="black", lw=0.8, capsize=1.5, zorder=4)
 
 
-def _make_room(axes: Axes, height: float) -> None:
-    """Room below the lowest mark of a panel of this height in inches, for the counts."""
+def _make_room(axes: Axes, height: float, most: int) -> None:
+    """Room below the lowest mark of a panel of this height in inches, for the counts; at most so many labels."""
     low, high = axes.get_ylim()
     if axes.axison and axes.get_yscale() == "log":
-        axes.set_ylim(low / (high / low) ** (COUNT_HEIGHT / height), high)
+        low /= (high / low) ** (COUNT_HEIGHT / height)
+        axes.set_ylim(low, high)
+        style.log_ticks(axes.yaxis, low, high, most)
 
 
 def _fronts(panels: np.ndarray, table: pd.DataFrame, metric: Metric, families: list[str], models: list[str]) -> None:

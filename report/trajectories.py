@@ -75,7 +75,7 @@ def draw_trajectories(tables: list[Trajectories], layout: Layout) -> Figure:
     """
     if not tables:
         return style.sentence("no complete run with predictions")
-    lines, images = layout.choose(wide=(1.9, 2.3), narrow=(1.5, 2.35))
+    lines, images = layout.choose(wide=(1.9, 2.3), narrow=(1.52, 2.3))
     heights = [images if table.is_spatial else lines for table in tables]
     rows = layout.choose(wide=0, narrow=-(-len(tables) // INTERVALS_IN_A_ROW))
     heights += [1.05 * rows] if rows else []
@@ -121,7 +121,7 @@ def _block(block: SubFigure, table: Trajectories, layout: Layout) -> Axes | None
     """Draws the three cases; returns the panel beside them where the layout has room for one."""
     name_of_block = f"{style.words(table.family)}: {style.words(table.model)}"
     block.suptitle(name_of_block, x=0.01, ha="left", fontweight="bold", fontsize=8)
-    widths, ratios = layout.choose(wide=[1, 1, 1, 1.05], narrow=[1, 1, 1]), [1, 1, 1] if table.is_spatial else [1.6, 1]
+    widths, ratios = layout.choose(wide=[1, 1, 1, 1.05], narrow=[1, 1, 1]), [1, 1, 1] if table.is_spatial else [1.4, 1]
     grid = block.add_gridspec(len(ratios), len(widths), height_ratios=ratios, width_ratios=widths)
     columns = []
     for column, name in enumerate(CASES):
@@ -149,11 +149,12 @@ def _legend(figure: Figure, tables: list[Trajectories], layout: Layout) -> None:
         Line2D([], [], color=style.PREDICTION, ls=(0, (3, 1.5)), label="prediction"),
     ]
     handles = [] if all(table.is_spatial for table in tables) else handles
-    handles += [Line2D([], [], color=style.PREDICTION, lw=0.5, label="90 % (thin)")] if layout.is_narrow else []
     splits = [split for split in SPLITS if any(split in table.by_interval for table in tables)]
     handles += [
         Line2D([], [], color=style.PREDICTION, ls=SPLIT_STYLES[split], lw=1.2, label=SPLITS[split]) for split in splits
     ]
+    if splits and layout.is_narrow:
+        handles[-len(splits)].set_label(f"{SPLITS[splits[0]]} (thin: 90 %)")
     if handles:
         columns = layout.choose(wide=len(handles), narrow=min(2, len(handles)))
         figure.legend(handles=handles, loc="outside upper center", ncols=columns, columnspacing=1.2)

@@ -17,6 +17,7 @@ from __future__ import annotations
 import argparse
 import importlib
 import logging
+import os
 import sys
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -182,11 +183,14 @@ def main(arguments: Sequence[str] | None = None) -> int:
     try:
         written = Visualizations(options).write()
     except (ReportError, OSError) as error:
-        if given.verbose:
-            logger.debug("", exc_info=True)
-        print(f"error: {error}", file=sys.stderr)
+        logger.debug("", exc_info=True)
+        full = f"--output_dir {options.output_dir}: {error.strerror or error}" if isinstance(error, OSError) else error
+        print(f"error: {full}", file=sys.stderr)
         return COMMAND_LINE_ERROR
-    print(f"{len(written)} files in {options.output_dir}; read {options.output_dir / 'report.html'}")
+    try:
+        print(f"{len(written)} files in {options.output_dir}; read {options.output_dir / 'report.html'}", flush=True)
+    except OSError:  # nobody reads; the report is there all the same
+        sys.stdout = open(os.devnull, "w")  # noqa: SIM115 what is left in the buffer must not fail again at exit
     return 0
 
 

@@ -34,8 +34,8 @@ FADED = 12  # pruned trials drawn per study
 
 def curves(epochs: pd.DataFrame, x: str, y: str) -> dict[str, np.ndarray]:
     """For every run its (n, 2) points; errors as the best so far. Rows without both numbers are left out."""
-    rows = epochs[["run", x, y]].dropna()
-    rows = rows[(rows[y] > 0) & np.isfinite(rows[y])]
+    rows = epochs[["run", x, y]].astype({x: float, y: float}).replace([math.inf, -math.inf], math.nan).dropna()
+    rows = rows[rows[y] > 0]
     result = {}
     for run, group in rows.groupby("run"):
         points = group[[x, y]].to_numpy(dtype=float)

@@ -39,7 +39,7 @@ def importance(runs: pd.DataFrame, study: optuna.Study, metric: Metric) -> pd.Da
     finished = [trial for trial in study.trials if trial.state == TrialState.COMPLETE]
     mine = runs[runs["run"].isin([trial.user_attrs["run"] for trial in finished])]
     columns = sorted(varying_parameters(mine))  # Optuna 5.0 labels MDI shares wrongly unless names come sorted
-    columns = [column for column in columns if mine[column].notna().all()]
+    columns = [column for column in columns if mine[column].notna().all() and _fits_forest(mine[column])]
     are_equal = len({trial.value for trial in finished}) < 2
     if len(finished) < FEWEST_TRIALS or not columns or are_equal:
         return pd.DataFrame(columns=list(COLUMNS))
@@ -138,6 +138,11 @@ def _spearman(values: pd.Series, objective: pd.Series) -> float:
     if not is_numeric(values) or objective.nunique() < 2 or values.nunique() < 2:
         return math.nan
     return float(values.astype(float).rank().corr(objective.astype(float).rank()))
+
+
+def _fits_forest(values: pd.Series) -> bool:
+    """Whether a forest can read them: it works in single precision."""
+    return not is_numeric(values) or bool((values.astype(float).abs() < np.finfo(np.float32).max).all())
 
 
 def _value(trial: FrozenTrial) -> float:

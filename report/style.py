@@ -24,7 +24,10 @@ from matplotlib.ticker import (
 )
 from PIL import Image
 
+from experiment_tracker import write_atomically
+
 DPI = 300
+TINY = 1e-200  # what is below has no place on a logarithmic axis
 SMALLEST = 6.5  # points: no letter of a figure is smaller, whatever its width
 MANY = 99  # ticks: with fewer than there are, matplotlib draws none between powers of ten
 ALMOST_WHITE = 253  # what a palette makes of white, out of 255
@@ -136,7 +139,7 @@ def number(value: float) -> str:
 
 def log_axis(axis: Axis, values: Sequence[float], most: int | None = None) -> None:
     """A logarithmic axis with readable labels even when it spans less than two decades; `most` of them fit."""
-    values = np.asarray([value for value in values if math.isfinite(value) and value > 0])
+    values = np.asarray([value for value in values if math.isfinite(value) and value > TINY])
     if not len(values):
         return
     axis.axes.set_xscale("log") if axis.axis_name == "x" else axis.axes.set_yscale("log")
@@ -196,9 +199,12 @@ def save(figure: Figure, folder: Path, stem: str, formats: Sequence[str]) -> lis
     """Writes folder/stem.<format> for every format."""
     paths = [folder / f"{stem}.{suffix}" for suffix in formats]
     for path in paths:
-        partial = path.with_name(f".partial.{path.name}")
-        figure.savefig(partial, format=path.suffix[1:], metadata=_metadata(path.suffix[1:]))
-        partial.replace(path)
+        kind = path.suffix[1:]
+        write_atomically(
+            path,
+            lambda partial, kind=kind: figure.savefig(partial, format=kind, metadata=_metadata(kind)),
+            is_flushed=False,
+        )
     return paths
 
 
@@ -212,9 +218,7 @@ def save_and_embed(figure: Figure, folder: Path, stem: str, formats: Sequence[st
     paths = save(figure, folder, stem, [suffix for suffix in formats if suffix != "png"])
     if "png" in formats:
         path = folder / f"{stem}.png"
-        partial = path.with_name(f".partial.{path.name}")
-        partial.write_bytes(stream.getvalue())
-        partial.replace(path)
+        write_atomically(path, lambda partial: partial.write_bytes(stream.getvalue()), is_flushed=False)
         paths = [path, *paths]
     return paths, _smaller(stream)
 

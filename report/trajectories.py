@@ -16,6 +16,7 @@ from report.style import Layout
 CASES = ("best", "median", "worst")
 SPLITS = {"test": "error in range", "test_tau": "at larger delays", "test_horizon": "over twice the horizon"}
 SPLIT_STYLES = {"test": "-", "test_tau": "--", "test_horizon": ":"}
+HEADROOM = 0.5  # of the range of the truth, above and below it
 INTERVALS_IN_A_ROW = 2  # panels of errors by delay interval, where they do not stand beside the trajectories
 ERROR_RANGE = 1e5  # the largest error of the images over the smallest that is told apart, at most
 FIELD_COLOURS, ERROR_COLOURS = "viridis", "magma"  # rising in grey
@@ -24,7 +25,10 @@ SPATIAL_CHANNELS = 4  # from here on channels are shown as points of space
 
 @dataclass(frozen=True)
 class Case:
-    """One test trajectory. Times in delays, truth and prediction (T, C), history (M+1, C) on [-1, 0]."""
+    """One test trajectory. Times in delays, truth and prediction (T, C), history (M+1, C) on [-1, 0].
+
+    A prediction may have diverged to values that are not finite; the truth has not.
+    """
 
     time: np.ndarray
     truth: np.ndarray
@@ -35,9 +39,10 @@ class Case:
 
     @property
     def deviation(self) -> np.ndarray:
-        """|prediction - truth| over the RMS of the truth: (T, C)."""
+        """|prediction - truth| over the RMS of the truth: (T, C), nan where it is not finite."""
         scale = np.sqrt(np.mean(self.truth**2))
-        return np.abs(self.prediction - self.truth) / (scale if scale > 0 else 1.0)
+        error = np.abs(self.prediction - self.truth) / (scale if scale > 0 else 1.0)
+        return np.where(np.isfinite(error), error, np.nan)
 
 
 @dataclass(frozen=True)
@@ -112,6 +117,7 @@ def _case(name: str, arrays: Mapping[str, np.ndarray]) -> Case | None:
         return None
     time, truth, prediction, history, tau, error = (np.asarray(arrays[f"{name}_{key}"], dtype=float) for key in keys)
     fits = truth.ndim == 2 and truth.shape == prediction.shape and time.shape == truth.shape[:1] and len(time) > 1
+    fits = fits and all(np.isfinite(known).all() for known in (time, truth, history))
     if not fits or history.ndim != 2 or history.shape[1] != truth.shape[1] or tau.size != 1 or error.size != 1:
         return None
     return Case(time, truth, prediction, history, float(tau.squeeze()), float(error.squeeze()))
@@ -174,7 +180,7 @@ def _lines(columns: list[list[Axes]], cases: list[Case], colour: str) -> None:
         top.plot(case.time, case.truth, color=style.TRUTH, lw=0.9)
         top.plot(case.time, case.prediction, color=colour, lw=1.0, ls=(0, (3, 1.5)))
         deviation = case.deviation.max(axis=1)
-        highest = max(float(deviation.max()), 1e-12)
+        highest = _highest(deviation)
         bottom.plot(case.time, np.maximum(deviation, 1e-5 * highest), color=colour, lw=0.7)
         bottom.set_yscale("log")
         for axes in (top, bottom):
@@ -182,13 +188,17 @@ def _lines(columns: list[list[Axes]], cases: list[Case], colour: str) -> None:
             axes.set_xlim(-1, case.time[-1])
         top.tick_params(labelbottom=False)
         bottom.set_xlabel("t / τ", labelpad=1)
+    shown = np.concatenate([part.ravel() for case in cases for part in (case.truth, case.history)])
+    room = HEADROOM * float(np.ptp(shown))
+    low, high = columns[0][0].get_ylim()  # a prediction that ran away leaves the panel
+    columns[0][0].set_ylim(max(low, float(shown.min()) - room), min(high, float(shown.max()) + room))
 
 
 def _images(columns: list[list[Axes]], cases: list[Case], colour: str) -> None:
     """Truth, prediction and error over space and time: fields on a scale for each case, errors on one for all."""
-    highest = max(float(case.deviation.max()) for case in cases) or 1.0
-    lowest = min(float(np.median(case.deviation)) for case in cases)
-    errors = LogNorm(max(lowest, highest / ERROR_RANGE), highest)
+    highest = max(_highest(case.deviation) for case in cases)
+    lowest = min(float(np.median(np.nan_to_num(case.deviation, nan=highest))) for case in cases)
+    errors = LogNorm(min(max(lowest, highest / ERROR_RANGE), highest / 2), highest)
     for panels, case in zip(columns, cases, strict=True):
         low, high = float(case.truth.min()), float(case.truth.max())
         panels[0].set_title(f"{panels[0].get_title()}\nx {style.number(low)} to {style.number(high)}", fontsize=7)
@@ -208,6 +218,11 @@ def _images(columns: list[list[Axes]], cases: list[Case], colour: str) -> None:
     truths, predictions, deviations = zip(*columns, strict=True)
     _bar([*truths, *predictions], ScalarMappable(Normalize(0, 1), FIELD_COLOURS), {0: "min", 1: "max"})
     _bar(deviations, ScalarMappable(errors, ERROR_COLOURS))
+
+
+def _highest(deviation: np.ndarray) -> float:
+    """The highest finite error, or a tiny one where there is none."""
+    return max(float(np.nan_to_num(deviation).max()), 1e-12)
 
 
 def _bar(panels: Sequence[Axes], colours: ScalarMappable, names: Mapping[float, str] | None = None) -> None:

@@ -14,6 +14,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from PIL import Image
 
 import advanced_visualizations
 from advanced_visualizations import Options, Visualizations, main
@@ -206,7 +207,8 @@ def test_custom_plot_of_the_readme_appears_in_folder_and_page(one_trial, tmp_pat
 
     mine = Mine(Options(one_trial("complete"), tmp_path / "out"))
     mine.write()
-    assert is_picture(tmp_path / "out" / "custom_plot.png")
+    with Image.open(tmp_path / "out" / "custom_plot.png") as picture:
+        assert picture.width == 7.2 * 300, "the width of all figures"
     page = (tmp_path / "out" / "report.html").read_text()
     assert "data-figure='custom_plot'" in page
     problems = json.loads((tmp_path / "out" / "visualization_report.json").read_text())["problems"]

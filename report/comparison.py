@@ -152,7 +152,7 @@ def _stars(axes: Axes, best: pd.DataFrame, families: list[str], models: list[str
     if best.empty or column not in best or not axes.axison:
         return
     for row in best.to_dict("records"):
-        if row["family"] in families and row["model"] in models and row[column] > style.TINY:
+        if row["family"] in families and row["model"] in models and style.TINY < row[column] < 1 / style.TINY:
             place = _place(families, models, row["family"], row["model"])
             face = style.colour(row["model"], models) if row["confirmed"] else "white"
             edge = "black" if row["confirmed"] else style.colour(row["model"], models)

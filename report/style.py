@@ -27,7 +27,7 @@ from PIL import Image
 from experiment_tracker import write_atomically
 
 DPI = 300
-TINY = 1e-200  # what is below has no place on a logarithmic axis
+TINY = 1e-200  # what is below, or above its inverse, has no place on a logarithmic axis
 SMALLEST = 6.5  # points: no letter of a figure is smaller, whatever its width
 MANY = 99  # ticks: with fewer than there are, matplotlib draws none between powers of ten
 ALMOST_WHITE = 253  # what a palette makes of white, out of 255
@@ -139,7 +139,7 @@ def number(value: float) -> str:
 
 def log_axis(axis: Axis, values: Sequence[float], most: int | None = None) -> None:
     """A logarithmic axis with readable labels even when it spans less than two decades; `most` of them fit."""
-    values = np.asarray([value for value in values if math.isfinite(value) and value > TINY])
+    values = np.asarray([value for value in values if TINY < value < 1 / TINY])
     if not len(values):
         return
     axis.axes.set_xscale("log") if axis.axis_name == "x" else axis.axes.set_yscale("log")

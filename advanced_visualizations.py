@@ -17,6 +17,7 @@ from __future__ import annotations
 import argparse
 import importlib
 import logging
+import os
 import sys
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -27,6 +28,7 @@ from typing import TYPE_CHECKING, NoReturn
 logger = logging.getLogger(__name__)
 
 FORMATS = ("png", "pdf", "svg")
+WIDTHS = (7.2, 3.5)  # inches: two columns of a paper, and one
 COMMAND_LINE_ERROR = 2
 
 if TYPE_CHECKING:
@@ -62,6 +64,7 @@ class Options:
     top: int = 10
     formats: tuple[str, ...] = ("png",)
     since: datetime | None = None
+    width: float = WIDTHS[0]
 
 
 class Visualizations:
@@ -77,8 +80,10 @@ class Visualizations:
         from report.analysis import Analysis
         from report.loading import load, metric_columns
         from report.metrics import resolve_metric
+        from report.style import LAYOUTS
 
         self.options = options or Options()
+        self.layout = LAYOUTS[self.options.width]
         chosen = self.options
         self.results = load(
             chosen.results_dir, models=chosen.models, families=chosen.families, since=chosen.since
@@ -91,31 +96,31 @@ class Visualizations:
         """Errors and costs of all trials, by family and operator."""
         from report import figures
 
-        return figures.model_comparison(self._analysis(df))
+        return figures.model_comparison(self._analysis(df), self.layout)
 
     def create_trajectories(self, df: pd.DataFrame) -> Figure:
         """Predictions of the best operators against the truth."""
         from report import figures
 
-        return figures.trajectory_figure(self._analysis(df))
+        return figures.trajectory_figure(self._analysis(df), self.layout)
 
     def create_convergence_analysis(self, df: pd.DataFrame) -> Figure:
         """Training curves."""
         from report import figures
 
-        return figures.convergence_analysis(self._analysis(df))
+        return figures.convergence_analysis(self._analysis(df), self.layout)
 
     def create_parameter_importance(self, df: pd.DataFrame) -> Figure:
         """Which hyperparameters mattered in each study."""
         from report import figures
 
-        return figures.parameter_importance(self._analysis(df))
+        return figures.parameter_importance(self._analysis(df), self.layout)
 
     def create_heatmap(self, df: pd.DataFrame) -> dict[str, Figure]:
         """Errors over pairs of hyperparameters, a figure per study."""
         from report import figures
 
-        return figures.heatmap_figures(self._analysis(df))
+        return figures.heatmap_figures(self._analysis(df), self.layout)
 
     def write(self) -> list[Path]:
         """Writes everything to the output folder and returns the files."""
@@ -151,6 +156,8 @@ def parse_arguments(arguments: Sequence[str] | None = None) -> argparse.Namespac
     ):
         names = dict.fromkeys((f"--{flag}", f"--{flag.replace('_', '-')}"))
         parser.add_argument(*names, type=kind, default=value, help=text, metavar=flag.upper())
+    about = "of the figures in inches: over two columns of a paper, or in one, with panels stacked"
+    parser.add_argument("--width", type=float, choices=WIDTHS, default=default.width, help=about)
     parser.add_argument("--models", nargs="+", default=[], metavar="MODEL", help="only these operators")
     parser.add_argument("--families", nargs="+", default=[], metavar="FAMILY", help="only these families")
     parser.add_argument("-v", "--verbose", action="store_true", help="say more, with tracebacks of custom plots")
@@ -166,7 +173,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         logging.getLogger(name).setLevel(level)
     options = Options(
         given.results_dir, given.output_dir, _names(given.models), _names(given.families), given.metric, given.top,
-        given.formats, given.since,
+        given.formats, given.since, given.width,
     )  # fmt: skip
     import matplotlib
 
@@ -176,11 +183,14 @@ def main(arguments: Sequence[str] | None = None) -> int:
     try:
         written = Visualizations(options).write()
     except (ReportError, OSError) as error:
-        if given.verbose:
-            logger.debug("", exc_info=True)
-        print(f"error: {error}", file=sys.stderr)
+        logger.debug("", exc_info=True)
+        full = f"--output_dir {options.output_dir}: {error.strerror or error}" if isinstance(error, OSError) else error
+        print(f"error: {full}", file=sys.stderr)
         return COMMAND_LINE_ERROR
-    print(f"{len(written)} files in {options.output_dir}; read {options.output_dir / 'report.html'}")
+    try:
+        print(f"{len(written)} files in {options.output_dir}; read {options.output_dir / 'report.html'}", flush=True)
+    except OSError:  # nobody reads; the report is there all the same
+        sys.stdout = open(os.devnull, "w")  # noqa: SIM115 what is left in the buffer must not fail again at exit
     return 0
 
 

@@ -19,6 +19,7 @@ from tracking.records import ROLES, STATUSES, EpochRecord, FinalResults, RecordE
 from tracking.wandb_log import (
     WANDB_MODES,
     NullWandb,
+    StudyHead,
     StudyLog,
     WandbLogger,
     WandbSettings,
@@ -39,6 +40,7 @@ __all__ = [
     "Run",
     "RunConfig",
     "RunFolder",
+    "StudyHead",
     "StudyLog",
     "WandbLogger",
     "WandbSettings",

@@ -1,6 +1,6 @@
 """Draws the pictures of docs/report.md: python benchmarks/report_pictures.py RESULTS_DIR  →  docs/images/report_*.png
 
-Three figures of the report, and the top of its page as Debian's Chromium shows it.
+The top of the page as Debian's Chromium shows it, three figures in two columns of a paper, and three in one.
 """
 
 import argparse
@@ -16,14 +16,16 @@ ROOT = Path(__file__).resolve().parents[1]
 sys.path[:0] = [str(ROOT)]
 
 IMAGES = ROOT / "docs" / "images"
-FIGURES = ("model_comparison", "trajectories", "convergence_analysis")
+FIGURES = {7.2: ("model_comparison", "trajectories", "convergence_analysis")}
+FIGURES |= {3.5: ("model_comparison", "convergence_analysis", "heatmap")}
 WIDTH, PAGE_HEIGHT = 1080, 1000  # pixels
+PIXELS_PER_INCH = 150
 
 
-def shrink(picture: Image.Image, path: Path) -> None:
-    """Writes the picture with 128 colours."""
+def shrink(picture: Image.Image, path: Path, width: int) -> None:
+    """Writes the picture this many pixels wide, with 128 colours."""
     small = picture.convert("RGB").resize(
-        (WIDTH, round(picture.height * WIDTH / picture.width)), Image.Resampling.LANCZOS
+        (width, round(picture.height * width / picture.width)), Image.Resampling.LANCZOS
     )
     small.quantize(128, Image.Quantize.MEDIANCUT, dither=Image.Dither.NONE).save(path, optimize=True)
     print(f"{path}: {path.stat().st_size / 1000:.0f} kB")
@@ -50,11 +52,15 @@ def main() -> int:
     from advanced_visualizations import Options, Visualizations
 
     matplotlib.use("Agg")
-    with tempfile.TemporaryDirectory() as folder:
-        Visualizations(Options(results_dir, Path(folder))).write()
-        for name in FIGURES:
-            shrink(Image.open(Path(folder) / f"{name}.png"), IMAGES / f"report_{name}.png")
-        shrink(top_of_page(Path(folder) / "report.html"), IMAGES / "report_page.png")
+    for inches, names in FIGURES.items():
+        with tempfile.TemporaryDirectory() as folder:
+            Visualizations(Options(results_dir, Path(folder), width=inches)).write()
+            kind = "report" if inches == max(FIGURES) else "report_narrow"
+            for name in names:
+                path = sorted(Path(folder).glob(f"{name}*.png"))[0]  # of the heatmaps the first
+                shrink(Image.open(path), IMAGES / f"{kind}_{name}.png", round(PIXELS_PER_INCH * inches))
+            if kind == "report":
+                shrink(top_of_page(Path(folder) / "report.html"), IMAGES / "report_page.png", WIDTH)
     return 0
 
 

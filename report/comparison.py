@@ -8,15 +8,17 @@ from matplotlib.lines import Line2D
 
 from report import style
 from report.metrics import Metric, label
+from report.style import Layout
 from report.tables import best_by_family, best_by_operator
 
 PANELS = ("rollout_error", "stability_score", "train_seconds", "n_parameters")
 FEWEST_TRIALS = 5  # that make a box
 SLIMMEST = 0.12  # of the axis
 MOST_FRONTS = 8  # families with a panel of their own
-FRONTS_IN_A_ROW = 4
+COUNT_HEIGHT = 0.12  # inches
+PLACES = ("main", "a", "b", "c", "d")  # of the boxes in the figure
 BOX_WIDTH = 0.8  # of the place that a family takes
-NARROW_LABEL = 24  # letters of an axis label beside a small panel
+FRONT_LABEL = 24  # letters of an axis label beside a front
 
 
 def comparison_table(runs: pd.DataFrame, metric: Metric) -> pd.DataFrame:
@@ -29,26 +31,35 @@ def comparison_table(runs: pd.DataFrame, metric: Metric) -> pd.DataFrame:
     return long[np.isfinite(long["value"].astype(float))].reset_index(drop=True)
 
 
-def draw_comparison(table: pd.DataFrame, best: pd.DataFrame, metric: Metric) -> Figure:
+def draw_comparison(table: pd.DataFrame, best: pd.DataFrame, metric: Metric, layout: Layout) -> Figure:
     """Boxes with every trial as a point; a star marks the best of each operator and family (`best_by_operator`).
 
     Below them, for every family, error against parameters with the front that no trial beats in both.
     """
     families, models = sorted(table["family"].unique()), style.model_order(table["model"])
     n_fronts = min(len(families), MOST_FRONTS)
-    columns = min(n_fronts, FRONTS_IN_A_ROW)
+    columns = min(n_fronts, layout.choose(wide=4, narrow=2))
     rows = -(-n_fronts // columns)
-    figure = style.new_figure(style.WIDE, 5.5 + 1.75 * rows)
-    boxes, fronts = figure.subfigures(2, 1, height_ratios=[5.2, 1.75 * rows])  # side by side they share no columns
-    panels = boxes.subplot_mosaic([["main", "main"], ["a", "b"], ["c", "d"]], height_ratios=[1.35, 1, 1])
-    of_fronts = list(fronts.subplots(rows, columns, squeeze=False).flat)
-    for name, measure in zip(("main", "a", "b", "c", "d"), (metric.column, *PANELS), strict=True):
-        is_wide = name == "main"
-        _boxes(panels[name], table[table["measure"] == measure], families, models, measure, is_wide=is_wide)
+    mosaic = layout.choose(wide=[["main", "main"], ["a", "b"], ["c", "d"]], narrow=[[name] for name in PLACES])
+    ratios = layout.choose(wide=[1.35, 1, 1], narrow=[1.35, 1, 1, 1, 1])
+    heights = [sum(ratios) * layout.choose(wide=1.55, narrow=0.98), rows * layout.choose(wide=1.75, narrow=1.35)]
+    figure = layout.figure(sum(heights) + layout.choose(wide=0.3, narrow=0.5))
+    boxes, fronts = figure.subfigures(2, 1, height_ratios=heights)  # side by side they share no columns
+    panels = boxes.subplot_mosaic(mosaic, height_ratios=ratios)
+    for name, measure in zip(PLACES, (metric.column, *PANELS), strict=True):
+        letters = layout.choose(wide=(34, 72) if name == "main" else (24, 40), narrow=(16, 38))
+        _boxes(panels[name], table[table["measure"] == measure], families, models, measure, letters)
         _stars(panels[name], best, families, models, "value" if measure == metric.column else measure)
-    _fronts(of_fronts[:n_fronts], table, metric, families, models)
-    for axes in of_fronts[n_fronts:]:
-        axes.set_axis_off()
+        _make_room(panels[name], *layout.choose(wide=(1.3, 6), narrow=(0.8, 5)))
+    if layout.is_narrow:  # all stand over the names below the lowest
+        for axes in [axes for axes in panels.values() if axes.axison][:-1]:
+            axes.tick_params(labelbottom=False)
+    _fronts(fronts.subplots(rows, columns, squeeze=False), table, metric, families, models)
+    _legend(figure, best, models, layout)
+    return figure
+
+
+def _legend(figure: Figure, best: pd.DataFrame, models: list[str], layout: Layout) -> None:
     handles = [
         Line2D([], [], marker=style.marker(m, models), color=style.colour(m, models), ls="", ms=4, label=style.words(m))
         for m in models
@@ -56,8 +67,8 @@ def draw_comparison(table: pd.DataFrame, best: pd.DataFrame, metric: Metric) -> 
     kinds = best["confirmed"].unique() if "confirmed" in best else ()
     handles += [_star_handle(is_confirmed) for is_confirmed in (True, False) if is_confirmed in kinds]
     handles.append(Line2D([], [], color="black", lw=0.7, drawstyle="steps-post", label="Pareto front"))
-    figure.legend(handles=handles, loc="outside upper center", ncols=min(len(handles), 3), columnspacing=1.4)
-    return figure
+    columns = min(len(handles), layout.choose(wide=3, narrow=2))
+    figure.legend(handles=handles, loc="outside upper center", ncols=columns, columnspacing=1.4)
 
 
 def reading(table: pd.DataFrame, metric: Metric) -> str:
@@ -98,9 +109,10 @@ def _step(families: list[str], models: list[str]) -> float:
 
 
 def _boxes(
-    axes: Axes, table: pd.DataFrame, families: list[str], models: list[str], measure: str, *, is_wide: bool
+    axes: Axes, table: pd.DataFrame, families: list[str], models: list[str], measure: str, letters: tuple[int, int]
 ) -> None:
-    axes.set_ylabel(style.wrapped(label(measure), NARROW_LABEL + 10 * is_wide))
+    """A panel of one measure; `letters` fit into a line beside it and into one below it."""
+    axes.set_ylabel(style.wrapped(label(measure), letters[0]))
     if table.empty:
         style.say(axes, f"no complete trial has {measure}")
         return
@@ -120,16 +132,13 @@ def _boxes(
         axes.plot(place + jitter, values, style.marker(model, models), color=colour, ms=size, alpha=0.75, mew=0)
         axes.annotate(
             f"{len(values)}", (place, 0), (0, 2), xycoords=("data", "axes fraction"), textcoords="offset points",
-            ha="center", fontsize=5.5, color=style.GREY,
+            ha="center", fontsize=style.SMALLEST, color=style.GREY,
         )  # fmt: skip
-    _finish(axes, table["value"], families, letters=(72 if is_wide else 40) // max(len(families), 1))
+    style.log_axis(axes.yaxis, table["value"].astype(float))
+    _name_families(axes, families, letters=letters[1] // max(len(families), 1))
 
 
-def _finish(axes: Axes, values: pd.Series, families: list[str], letters: int) -> None:
-    style.log_axis(axes.yaxis, values.astype(float))
-    low, high = axes.get_ylim()
-    if low > 0:
-        axes.set_ylim(low / (high / low) ** 0.06, high)  # room for the counts
+def _name_families(axes: Axes, families: list[str], letters: int) -> None:
     axes.set_xticks(range(len(families)), [style.wrapped(style.words(family), letters) for family in families])
     axes.set_xlim(-0.55, len(families) - 0.45)
     for edge in range(1, len(families)):
@@ -143,7 +152,7 @@ def _stars(axes: Axes, best: pd.DataFrame, families: list[str], models: list[str
     if best.empty or column not in best or not axes.axison:
         return
     for row in best.to_dict("records"):
-        if row["family"] in families and row["model"] in models and row[column] > 0:
+        if row["family"] in families and row["model"] in models and style.TINY < row[column] < 1 / style.TINY:
             place = _place(families, models, row["family"], row["model"])
             face = style.colour(row["model"], models) if row["confirmed"] else "white"
             edge = "black" if row["confirmed"] else style.colour(row["model"], models)
@@ -154,12 +163,23 @@ def _stars(axes: Axes, best: pd.DataFrame, families: list[str], models: list[str
                 axes.errorbar(place, row["value"], row["spread"], color="black", lw=0.8, capsize=1.5, zorder=4)
 
 
-def _fronts(panels: list[Axes], table: pd.DataFrame, metric: Metric, families: list[str], models: list[str]) -> None:
+def _make_room(axes: Axes, height: float, most: int) -> None:
+    """Room below the lowest mark of a panel of this height in inches, for the counts; at most so many labels."""
+    low, high = axes.get_ylim()
+    if axes.axison and axes.get_yscale() == "log":
+        low /= (high / low) ** (COUNT_HEIGHT / height)
+        axes.set_ylim(low, high)
+        style.log_ticks(axes.yaxis, low, high, most)
+
+
+def _fronts(panels: np.ndarray, table: pd.DataFrame, metric: Metric, families: list[str], models: list[str]) -> None:
     """Error against parameters, a panel per family on common scales; a line joins the trials that no other beats."""
     points = table.pivot_table(index=["run", "family", "model"], columns="measure", values="value").reset_index()
     columns = dict.fromkeys(["run", "family", "model", "n_parameters", metric.column])
     points = points.reindex(columns=list(columns)).dropna()
-    for n, (axes, family) in enumerate(zip(panels, families, strict=False)):
+    for axes in panels.flat[len(families) :]:
+        axes.set_axis_off()
+    for axes, family in zip(panels.flat, families, strict=False):
         axes.set_title(style.words(family))
         mine = points[points["family"] == family]
         if mine.empty:
@@ -178,10 +198,10 @@ def _fronts(panels: list[Axes], table: pd.DataFrame, metric: Metric, families: l
                 )  # fmt: skip
         style.log_axis(axes.xaxis, points["n_parameters"])
         style.log_axis(axes.yaxis, points[metric.column])
-        axes.set(xlabel="parameters")
+        axes.set(xlabel="parameters" if axes in panels[-1] else "")
         axes.grid()
-        if n % FRONTS_IN_A_ROW == 0:
-            axes.set_ylabel(style.wrapped(label(metric.column), NARROW_LABEL))
+        if axes in panels[:, 0]:
+            axes.set_ylabel(style.wrapped(label(metric.column), FRONT_LABEL))
         else:
             axes.tick_params(labelleft=False)
 

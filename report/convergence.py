@@ -8,29 +8,34 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 from matplotlib.patches import Patch
+from matplotlib.ticker import MaxNLocator
 
 from report import style
+from report.style import Layout
 from report.tables import best_by_operator
 
 GRID = 120  # points of a band
-VIEWS = (  # x, y, title; a pair that shows the same over epochs and over seconds shares its scale
-    ("epoch", "val_rel_error", "lowest validation error"),
-    ("elapsed_seconds", "val_rel_error", ""),
-    ("epoch", "train_loss", "training loss"),
-    ("elapsed_seconds", "train_loss", ""),
-    ("epoch", "learning_rate", "learning rate"),
+ERROR, LOSS, RATE = "validation error", "training loss", "learning rate"
+VIEWS = (  # x, y, title; a panel with the y of its left neighbour shares its scale
+    ("epoch", "val_rel_error", ERROR),
+    ("elapsed_seconds", "val_rel_error", ERROR),
+    ("epoch", "train_loss", LOSS),
+    ("elapsed_seconds", "train_loss", LOSS),
+    ("epoch", "learning_rate", RATE),
 )
-PAIRS = ((0, 1), (2, 3))
+NARROW_VIEWS = (*VIEWS[:3], VIEWS[4])
 X_LABELS = {"epoch": "epoch", "elapsed_seconds": "training seconds"}
 FEWEST_LINES = 3  # that make a band
 HEADROOM = 5  # times the highest value of a best trial: where the scale ends, whatever wild first epochs did
+HOPELESS = 3.0  # a relative error above which curves leave the scale, unless they end there
+FAMILY_LETTERS = 12  # of its name in a line beside its row
 FADED = 12  # pruned trials drawn per study
 
 
 def curves(epochs: pd.DataFrame, x: str, y: str) -> dict[str, np.ndarray]:
     """For every run its (n, 2) points; errors as the best so far. Rows without both numbers are left out."""
-    rows = epochs[["run", x, y]].dropna()
-    rows = rows[(rows[y] > 0) & np.isfinite(rows[y])]
+    rows = epochs[["run", x, y]].astype({x: float, y: float}).replace([math.inf, -math.inf], math.nan).dropna()
+    rows = rows[rows[y] > 0]
     result = {}
     for run, group in rows.groupby("run"):
         points = group[[x, y]].to_numpy(dtype=float)
@@ -62,32 +67,38 @@ def stopped_early(runs: pd.DataFrame) -> set[str]:
     return set(runs.loc[(runs["status"] == "complete") & (runs["epochs"] < runs["max_epochs"]), "run"])
 
 
-def draw_convergence(runs: pd.DataFrame, epochs: pd.DataFrame, best: pd.DataFrame) -> Figure:
-    """A row per family, a colour per operator; the best trial bold, pruned ones faint with × at their end."""
-    families = sorted(runs["family"].unique())
-    models = style.model_order(runs["model"])
-    figure = style.new_figure(style.WIDE, 1.55 * len(families) + 0.75)
-    panels = figure.subplots(len(families), len(VIEWS), squeeze=False)
+def draw_convergence(runs: pd.DataFrame, epochs: pd.DataFrame, best: pd.DataFrame, layout: Layout) -> Figure:
+    """A row per family, a colour per operator; the best trial bold, pruned ones faint with × at their end.
+
+    In one column of a paper a family takes two rows, and loss by seconds, the view that says least, is left out.
+    """
+    families, models = sorted(runs["family"].unique()), style.model_order(runs["model"])
+    views, columns = layout.choose(wide=(VIEWS, len(VIEWS)), narrow=(NARROW_VIEWS, 2))
+    rows = len(views) // columns
+    figure = layout.figure(layout.choose(wide=1.55, narrow=2.0) * len(families) + layout.choose(wide=0.75, narrow=0.9))
+    panels = figure.subplots(len(families) * rows, columns, squeeze=False).reshape(len(families), len(views))
     best_runs = set(best["run"]) if len(best) else set()
-    for column, (x, y, title) in enumerate(VIEWS):
+    for n, (x, y, title) in enumerate(views):
         lines = curves(epochs, x, y)
-        panels[0, column].set_title(title, fontsize=7.5, loc="left")
-        for axes, family in zip(panels[:, column], families, strict=True):
-            _view(
-                axes,
-                runs[runs["family"] == family],
-                lines,
-                best_runs,
-                models,
-                with_band=y != "learning_rate",
-                y_is_error=y == "val_rel_error",
-            )
-            axes.set_xlabel(X_LABELS[x] if family == families[-1] else "")
-    for row in panels:
-        for left, right in PAIRS:
-            _share(row[left], row[right])
+        shares = n % columns > 0 and views[n - 1][1] == y
+        for axes, family in zip(panels[:, n], families, strict=True):
+            of_family = runs[runs["family"] == family]
+            _view(axes, of_family, lines, best_runs, models, y, layout)
+            if shares:
+                _share(panels[families.index(family), n - 1], axes)
+            if layout.is_narrow:  # no room for labels below every row
+                axes.set_title(f"by {X_LABELS[x]}" if shares else f"{title} by {X_LABELS[x]}", loc="left", fontsize=7)
+            elif family == families[0] and not shares:
+                axes.set_title(title, loc="left", fontsize=7.5)
+            if not layout.is_narrow and family == families[-1]:
+                axes.set_xlabel(X_LABELS[x])
     for axes, family in zip(panels[:, 0], families, strict=True):
-        axes.set_ylabel(style.words(family), fontweight="bold")
+        axes.set_ylabel(style.wrapped(style.words(family), FAMILY_LETTERS), fontweight="bold")
+    _legend(figure, runs, best_runs, models, layout)
+    return figure
+
+
+def _legend(figure: Figure, runs: pd.DataFrame, best: set[str], models: list[str], layout: Layout) -> None:
     handles = [
         Line2D(
             [], [], color=style.colour(m, models), lw=1.5, ls=style.dashes(m, models), marker=style.marker(m, models),
@@ -95,9 +106,9 @@ def draw_convergence(runs: pd.DataFrame, epochs: pd.DataFrame, best: pd.DataFram
         )
         for m in models
     ]  # fmt: skip
-    handles += _signs(runs, best_runs)
-    figure.legend(handles=handles, loc="outside upper center", ncols=math.ceil(len(handles) / 2))
-    return figure
+    handles += _signs(runs, best)
+    columns = layout.choose(wide=math.ceil(len(handles) / 2), narrow=2)
+    figure.legend(handles=handles, loc="outside upper center", ncols=columns)
 
 
 def _signs(runs: pd.DataFrame, best: set[str]) -> list[Line2D | Patch]:
@@ -131,10 +142,10 @@ def _view(
     lines: dict[str, np.ndarray],
     best: set[str],
     models: list[str],
-    *,
-    with_band: bool,
-    y_is_error: bool,
+    y: str,
+    layout: Layout,
 ) -> None:
+    """A panel of the column `y` of the epochs."""
     mine = {run: lines[run] for run in runs["run"] if run in lines}
     if not mine:
         style.say(axes, "no epochs\nrecorded")
@@ -144,14 +155,14 @@ def _view(
     for model in style.model_order(runs["model"]):
         colour = style.colour(model, models)
         of_model = runs[(runs["model"] == model) & runs["run"].isin(mine)]
-        if with_band:
+        if y != "learning_rate":
             pruned = [mine[run] for run in of_model.loc[of_model["status"] == "pruned", "run"].iloc[:FADED]]
             complete = [mine[run] for run in of_model.loc[of_model["status"] == "complete", "run"]]
             drawn += _draw_pruned(axes, pruned, colour) + _draw_band(axes, complete, colour)
         for run in of_model.loc[of_model["run"].isin(best), "run"]:
             bold.append(mine[run])
             axes.plot(*mine[run].T, color=colour, lw=1.5, ls=style.dashes(model, models), zorder=4)
-            if y_is_error:
+            if y == "val_rel_error":
                 lowest = mine[run][np.argmin(mine[run][:, 1])]
                 axes.plot(*lowest, style.marker(model, models), color=colour, ms=4, mec="white", mew=0.5, zorder=6)
             if run in stopped:
@@ -161,8 +172,11 @@ def _view(
         return
     shown = np.concatenate(drawn + bold)
     highest = HEADROOM * max((line[:, 1].max() for line in bold), default=math.inf)
-    style.log_axis(axes.yaxis, np.minimum(shown[:, 1], highest))
+    if y == "val_rel_error" and bold:
+        highest = min(highest, max(HOPELESS, HEADROOM * max(line[-1, 1] for line in bold)))
+    style.log_axis(axes.yaxis, np.minimum(shown[:, 1], highest), most=layout.choose(wide=6, narrow=4))
     axes.set_xlim(0, 1.03 * shown[:, 0].max() or 1.0)
+    axes.xaxis.set_major_locator(MaxNLocator(3, integer=True))
     axes.grid()
 
 

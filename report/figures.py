@@ -12,6 +12,7 @@ from report import comparison, convergence, heatmaps, importance, style, traject
 from report.analysis import Analysis
 from report.loading import load, metric_columns
 from report.metrics import DEFAULT_METRIC, resolve_metric
+from report.style import WIDE, Layout
 from report.tables import slugs
 
 TITLES = {
@@ -27,41 +28,44 @@ NOTES = {  # how to read a figure, what it cannot say
     "search samples good regions more often, which weakens all three.",
     "model_comparison": "Every complete trial is a point and the small numbers count them; boxes hold the middle half. "
     "In the last row the line joins the trials that no other beats in both parameters and error.",
-    "trajectories": "Time in delays; the error is |prediction - truth| over the RMS of the true trajectory. At the "
-    "right the error of each delay interval over all trajectories of a split.",
+    "trajectories": "Time in delays; the error is |prediction - truth| over the RMS of the true trajectory. Images of "
+    "truth and prediction share the scale of their truth, x. At the right, or below, the error of each delay interval "
+    "over all trajectories of a split.",
     "convergence_analysis": "Errors are the lowest so far of each trial, held after its end; pruned trials are not in "
     "the bands. The learning rate is that of the best trials.",
-    "heatmap": "Colours are medians of the trials in a cell, numbers their count; grey cells are empty, the frame "
-    "marks the best. The pairs are those of the four most important hyperparameters of each study.",
+    "heatmap": "Colours are medians of the trials in a cell, numbers their count; hatched grey cells are empty, the "
+    "frame marks the best. The pairs are those of the four most important hyperparameters of each study.",
 }
 
 
-def model_comparison(analysis: Analysis) -> Figure:
+def model_comparison(analysis: Analysis, layout: Layout = WIDE) -> Figure:
     table = comparison.comparison_table(analysis.runs, analysis.metric)
     if table.empty:
-        return _sentence("No trial is complete yet: nothing to compare.")
-    return comparison.draw_comparison(table, analysis.best, analysis.metric)
+        return style.sentence("No trial is complete yet: nothing to compare.")
+    return comparison.draw_comparison(table, analysis.best, analysis.metric, layout)
 
 
-def parameter_importance(analysis: Analysis) -> Figure:
+def parameter_importance(analysis: Analysis, layout: Layout = WIDE) -> Figure:
     return importance.draw_importance(
-        analysis.importances, analysis.finished, analysis.models, analysis.titles, analysis.metric
+        analysis.importances, analysis.finished, analysis.models, analysis.titles, analysis.metric, layout
     )
 
 
-def convergence_analysis(analysis: Analysis) -> Figure:
-    return convergence.draw_convergence(analysis.runs, analysis.epochs, analysis.best)
+def convergence_analysis(analysis: Analysis, layout: Layout = WIDE) -> Figure:
+    return convergence.draw_convergence(analysis.runs, analysis.epochs, analysis.best, layout)
 
 
-def trajectory_figure(analysis: Analysis) -> Figure:
-    return trajectories.draw_trajectories(analysis.trajectories[0])
+def trajectory_figure(analysis: Analysis, layout: Layout = WIDE) -> Figure:
+    return trajectories.draw_trajectories(analysis.trajectories[0], layout)
 
 
-def heatmap_figures(analysis: Analysis) -> dict[str, Figure]:
+def heatmap_figures(analysis: Analysis, layout: Layout = WIDE) -> dict[str, Figure]:
     """The figure of every study, by its slug."""
     names = slugs(analysis.models)
     return {
-        names[study]: heatmaps.draw_heatmap(panels, analysis.titles[study], analysis.metric, analysis.finished[study])
+        names[study]: heatmaps.draw_heatmap(
+            panels, analysis.titles[study], analysis.metric, analysis.finished[study], layout
+        )
         for study, panels in analysis.heatmaps.items()
     }
 
@@ -80,10 +84,12 @@ def readings(analysis: Analysis) -> dict[str, str]:
     return sentences
 
 
-def draw_results(results_dir: Path, *, studies: Sequence[str] = (), metric: str = DEFAULT_METRIC) -> dict[str, Figure]:
+def draw_results(
+    results_dir: Path, *, studies: Sequence[str] = (), metric: str = DEFAULT_METRIC, layout: Layout = WIDE
+) -> dict[str, Figure]:
     """File stem -> figure for the runs of a results folder, or of some of its studies."""
-    with style.styled():
-        return _drawn(_analysis(results_dir, studies, metric))
+    with style.styled(layout):
+        return _drawn(_analysis(results_dir, studies, metric), layout)
 
 
 def save_study(results_dir: Path, study: str, folder: Path) -> dict[str, tuple[Path, str]]:
@@ -92,7 +98,7 @@ def save_study(results_dir: Path, study: str, folder: Path) -> dict[str, tuple[P
     sentences = readings(analysis)
     with style.styled():
         saved = {}
-        for stem, figure in _drawn(analysis).items():
+        for stem, figure in _drawn(analysis, WIDE).items():
             name = "heatmap" if stem.startswith("heatmap_") else stem
             (path,) = style.save(figure, folder, name, ["png"])
             saved[name] = (path, f"{TITLES[name]}. {sentences[stem]} {NOTES[name]}")
@@ -104,17 +110,11 @@ def _analysis(results_dir: Path, studies: Sequence[str], metric: str) -> Analysi
     return Analysis(results.runs, results.epochs, resolve_metric(metric, metric_columns(results.runs)))
 
 
-def _drawn(analysis: Analysis) -> dict[str, Figure]:
+def _drawn(analysis: Analysis, layout: Layout) -> dict[str, Figure]:
     figures = {
-        "model_comparison": model_comparison(analysis),
-        "trajectories": trajectory_figure(analysis),
-        "convergence_analysis": convergence_analysis(analysis),
-        "parameter_importance": parameter_importance(analysis),
+        "model_comparison": model_comparison(analysis, layout),
+        "trajectories": trajectory_figure(analysis, layout),
+        "convergence_analysis": convergence_analysis(analysis, layout),
+        "parameter_importance": parameter_importance(analysis, layout),
     }
-    return figures | {f"heatmap_{slug}": figure for slug, figure in heatmap_figures(analysis).items()}
-
-
-def _sentence(text: str) -> Figure:
-    figure = style.new_figure(style.NARROW, 1.2)
-    style.say(figure.subplots(), text)
-    return figure
+    return figures | {f"heatmap_{slug}": figure for slug, figure in heatmap_figures(analysis, layout).items()}

@@ -2,7 +2,7 @@
 
 import itertools
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 
 import numpy as np
 import pandas as pd
@@ -17,6 +17,7 @@ from report import style
 from report.loading import PARAMETER
 from report.metrics import Metric, label
 from report.studies import is_log, is_numeric
+from report.style import Layout
 
 MOST_PARAMETERS = 4
 MOST_BINS = 5
@@ -41,15 +42,19 @@ def bins(values: pd.Series) -> tuple[pd.Series, list[str]]:
     distinct = sorted(numbers.dropna().unique())
     are_choices = len(numbers.dropna()) >= 2 * len(distinct) or all(value.is_integer() for value in distinct)
     if len(distinct) <= MOST_BINS and are_choices:
-        return numbers.map(lambda value: distinct.index(value) if value in distinct else -1), [
-            style.number(value) for value in distinct
-        ]
+        return numbers.map(lambda value: distinct.index(value) if value in distinct else -1), _labels(distinct)
     scale = np.log10(numbers) if is_log(numbers) else numbers
     edges = np.linspace(scale.min(), scale.max(), MOST_BINS + 1)
     index = pd.Series(np.clip(np.searchsorted(edges, scale, side="right") - 1, 0, MOST_BINS - 1), values.index)
     centres = (edges[:-1] + edges[1:]) / 2
     centres = 10**centres if is_log(numbers) else centres
-    return index.where(scale.notna(), -1), [style.number(value) for value in centres]
+    return index.where(scale.notna(), -1), _labels(centres)
+
+
+def _labels(values: Sequence[float]) -> list[str]:
+    """The numbers, short where that tells them apart."""
+    short = [style.number(value) for value in values]
+    return short if len(set(short)) == len(short) else [f"{value:.4g}" for value in values]
 
 
 def heatmap_table(runs: pd.DataFrame, metric: Metric, x: str, y: str) -> tuple[pd.DataFrame, pd.DataFrame]:
@@ -71,19 +76,23 @@ def heatmap_table(runs: pd.DataFrame, metric: Metric, x: str, y: str) -> tuple[p
 
 
 def draw_heatmap(
-    tables: Mapping[tuple[str, str], tuple[pd.DataFrame, pd.DataFrame]], title: str, metric: Metric, n: int
+    tables: Mapping[tuple[str, str], tuple[pd.DataFrame, pd.DataFrame]],
+    title: str,
+    metric: Metric,
+    n: int,
+    layout: Layout,
 ) -> Figure:
     """The pairs' (medians, counts) as panels of one figure with one colour scale; empty cells are grey."""
     title = f"{title} (n={n})"
     if not tables:
-        figure = style.new_figure(style.NARROW, 1.4)
-        axes = figure.subplots()
-        axes.set_title(title, loc="left")
-        style.say(axes, f"{n} complete: at least {FEWEST_TRIALS} trials\nand two varied parameters are needed")
-        return figure
-    columns = min(3, len(tables))
+        return style.sentence(
+            f"{n} complete: at least {FEWEST_TRIALS} trials\nand two varied parameters are needed", title
+        )
+    layout = layout if len(tables) > 1 else style.NARROW
+    columns = min(layout.choose(wide=3, narrow=2), len(tables))
     rows = math.ceil(len(tables) / columns)
-    figure = style.new_figure(style.WIDE if columns > 1 else style.NARROW, 2.05 * rows + 0.3)
+    figure = layout.figure(2.05 * rows + 0.3)
+    title = style.wrapped(title, layout.choose(wide=80, narrow=36))
     figure.suptitle(title, x=0.01, ha="left", fontweight="bold")
     panels = figure.subplots(rows, columns, squeeze=False)
     norm = _norm(np.concatenate([medians.to_numpy().ravel() for medians, _ in tables.values()]))
@@ -93,10 +102,11 @@ def draw_heatmap(
         axes.set(xlabel=style.words(x.removeprefix(PARAMETER)), ylabel=style.words(y.removeprefix(PARAMETER)))
     for axes in panels.flat[len(tables) :]:
         axes.set_axis_off()
-    bar = figure.colorbar(ScalarMappable(norm, COLOURS), ax=panels, shrink=0.8, aspect=30, pad=0.01)
+    place = layout.choose(wide="right", narrow="bottom")
+    bar = figure.colorbar(ScalarMappable(norm, COLOURS), ax=panels, shrink=0.8, aspect=30, pad=0.01, location=place)
     bar.set_label(f"median {label(metric.ranking)}")
     if isinstance(norm, LogNorm):
-        style.log_ticks(bar.ax.yaxis, norm.vmin, norm.vmax)
+        style.log_ticks(bar.long_axis, norm.vmin, norm.vmax, most=6)
     bar.outline.set_visible(False)
     return figure
 
@@ -142,18 +152,19 @@ def _frame_best(axes: Axes, medians: pd.DataFrame, metric: Metric) -> None:
 def _panel(axes: Axes, medians: pd.DataFrame, numbers: pd.DataFrame, norm: Normalize) -> None:
     image = medians.to_numpy(dtype=float)
     axes.set_facecolor(style.EMPTY)
+    axes.patch.set(hatch="////", edgecolor="white", linewidth=0)  # in grey, empty is no colour of the scale
     axes.pcolormesh(np.ma.masked_invalid(image), cmap=COLOURS, norm=norm, edgecolors="white", linewidth=0.6)
     for (row, column), value in np.ndenumerate(image):
         if math.isfinite(value):
             dark = np.dot(colormaps[COLOURS](norm(value))[:3], (0.299, 0.587, 0.114)) < 0.5
             axes.text(
-                column + 0.5, row + 0.5, f"{numbers.iat[row, column]}", ha="center", va="center", fontsize=6,
-                color="white" if dark else "black",
+                column + 0.5, row + 0.5, f"{numbers.iat[row, column]}", ha="center", va="center",
+                fontsize=style.SMALLEST, color="white" if dark else "black",
             )  # fmt: skip
     slanted = {"rotation": 35, "ha": "right", "rotation_mode": "anchor"}
     is_long = max(map(len, medians.columns)) > LONGEST_LABEL
     x_labels, y_labels = ([style.words(name, 16) for name in names] for names in (medians.columns, medians.index))
     axes.set_xticks(np.arange(image.shape[1]) + 0.5, x_labels, **(slanted if is_long else {}))
     axes.set_yticks(np.arange(image.shape[0]) + 0.5, y_labels)
-    axes.tick_params(length=0, labelsize=6)
+    axes.tick_params(length=0, labelsize=style.SMALLEST)
     axes.spines[:].set_visible(False)

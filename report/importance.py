@@ -1,7 +1,6 @@
 """parameter_importance: which hyperparameters mattered, by three measures that mislead in different ways."""
 
 import math
-import textwrap
 from collections.abc import Mapping
 
 import numpy as np
@@ -18,10 +17,13 @@ from report import style
 from report.loading import PARAMETER
 from report.metrics import Metric
 from report.studies import is_numeric, quiet
+from report.style import Layout
 from report.tables import varying_parameters
 
 FEWEST_TRIALS = 5
 MOST_SHOWN = 8
+MOST_STACKED = 3  # studies whose panels a narrow figure stacks in full; of more, shorter ones lie in pairs
+MOST_SHOWN_STACKED = 5
 TITLE_WIDTH = 26  # letters, so that titles side by side never meet
 COLUMNS = ("parameter", "spearman", "mdi", "fanova", "n")
 
@@ -37,7 +39,7 @@ def importance(runs: pd.DataFrame, study: optuna.Study, metric: Metric) -> pd.Da
     finished = [trial for trial in study.trials if trial.state == TrialState.COMPLETE]
     mine = runs[runs["run"].isin([trial.user_attrs["run"] for trial in finished])]
     columns = sorted(varying_parameters(mine))  # Optuna 5.0 labels MDI shares wrongly unless names come sorted
-    columns = [column for column in columns if mine[column].notna().all()]
+    columns = [column for column in columns if mine[column].notna().all() and _fits_forest(mine[column])]
     are_equal = len({trial.value for trial in finished}) < 2
     if len(finished) < FEWEST_TRIALS or not columns or are_equal:
         return pd.DataFrame(columns=list(COLUMNS))
@@ -61,22 +63,23 @@ def draw_importance(
     models: Mapping[str, str],
     titles: Mapping[str, str],
     metric: Metric,
+    layout: Layout,
 ) -> Figure:
     """A panel per study: signed rank correlation as bars, the two forests' shares as markers.
 
-    Families are rows and operators columns where every pair has been searched once.
+    Families are rows and operators columns where every pair has been searched once and the layout has the width.
     """
-    n_models = len(set(models.values()))
-    is_grid = n_models <= 3 and len(tables) % n_models == 0
-    columns = n_models if is_grid and len(tables) > n_models else min(3, max(1, len(tables)))
+    columns, most = _arrangement(models, layout)
     rows = math.ceil(len(tables) / columns)
-    tallest = max((min(len(table), MOST_SHOWN) for table in tables.values()), default=0)
-    width = style.WIDE if columns > 1 else style.NARROW + 1
-    figure = style.new_figure(width, max(1.3, 0.8 + 0.15 * tallest) * rows + 0.55)
+    tallest = min(max((len(table) for table in tables.values()), default=0), most)
+    figure = layout.figure(max(1.3, layout.choose(wide=0.8, narrow=0.66) + 0.15 * tallest) * rows + 0.55)
     panels = figure.subplots(rows, columns, squeeze=False)
     for axes, (study, table) in zip(panels.flat, tables.items(), strict=False):
-        _panel(axes, titles[study], table, finished[study], style.colour(models[study], models.values()))
-    for column in panels.T:
+        # A narrow panel is shorter than its title, which goes on over the names at its left.
+        title = style.wrapped(f"{titles[study]} (n={finished[study]})", TITLE_WIDTH)
+        axes.set_title(title, loc=layout.choose(wide="left", narrow="right"), fontsize=7)
+        _panel(axes, table.head(most), finished[study], style.colour(models[study], models.values()))
+    for column in layout.choose(wide=panels.T, narrow=panels.T[:0]):  # in a narrow figure the legend says it alone
         lowest = [axes for axes in column if axes.axison and axes.has_data()][-1:]
         for axes in lowest:
             axes.set_xlabel("correlation, share")
@@ -89,8 +92,17 @@ def draw_importance(
         Line2D([], [], marker="D", mfc="white", mec="black", ls="", ms=4, label="fANOVA share"),
     ]
     if tallest:
-        figure.legend(handles=handles, loc="outside lower center", ncols=3)
+        figure.legend(handles=handles, loc="outside lower center", ncols=layout.choose(wide=3, narrow=1))
     return figure
+
+
+def _arrangement(models: Mapping[str, str], layout: Layout) -> tuple[int, int]:
+    """Panels side by side, and hyperparameters shown in each, for the operators of the studies."""
+    n, n_models = len(models), len(set(models.values()))
+    if layout.is_narrow:
+        return (1, MOST_SHOWN) if n <= MOST_STACKED else (2, MOST_SHOWN_STACKED)
+    is_grid = n_models <= 3 and n > n_models and n % n_models == 0
+    return n_models if is_grid else min(3, max(1, n)), MOST_SHOWN
 
 
 def reading(tables: Mapping[str, pd.DataFrame]) -> str:
@@ -102,19 +114,18 @@ def reading(tables: Mapping[str, pd.DataFrame]) -> str:
     return f"Most important by the mean of MDI and fANOVA: {names}."
 
 
-def _panel(axes: Axes, title: str, table: pd.DataFrame, n: int, colour: str) -> None:
-    axes.set_title(textwrap.fill(f"{title} (n={n})", TITLE_WIDTH), loc="left", fontsize=7)
+def _panel(axes: Axes, table: pd.DataFrame, n: int, colour: str) -> None:
     if table.empty:
-        style.say(axes, f"{n} complete: at least\n{FEWEST_TRIALS} trials and values\nthat differ are needed")
+        style.say(axes, f"{n} complete, of\n{FEWEST_TRIALS} needed" if n < FEWEST_TRIALS else "nothing varied")
         return
-    shown = table.head(MOST_SHOWN).iloc[::-1]
+    shown = table.iloc[::-1]
     places = np.arange(len(shown))
     axes.barh(places, shown["spearman"].fillna(0), height=0.62, color=colour, alpha=0.45)
     axes.plot(shown["mdi"], places, "o", color="black", ms=3)
     axes.plot(shown["fanova"], places, "D", mfc="white", mec="black", ms=3, mew=0.7)
     for place, value in zip(places, shown["spearman"], strict=True):
         if math.isnan(value):
-            axes.text(-0.04, place, "no order", ha="right", va="center", fontsize=5.5, color=style.GREY)
+            axes.text(-0.04, place, "no order", ha="right", va="center", fontsize=style.SMALLEST, color=style.GREY)
     axes.set_yticks(places, [style.words(name) for name in shown["parameter"]])
     axes.set(xlim=(-1, 1), ylim=(-0.6, len(shown) - 0.4))
     axes.set_xticks([-1, -0.5, 0, 0.5, 1], ["−1", "−.5", "0", ".5", "1"])
@@ -127,6 +138,11 @@ def _spearman(values: pd.Series, objective: pd.Series) -> float:
     if not is_numeric(values) or objective.nunique() < 2 or values.nunique() < 2:
         return math.nan
     return float(values.astype(float).rank().corr(objective.astype(float).rank()))
+
+
+def _fits_forest(values: pd.Series) -> bool:
+    """Whether a forest can read them: it works in single precision."""
+    return not is_numeric(values) or bool((values.astype(float).abs() < np.finfo(np.float32).max).all())
 
 
 def _value(trial: FrozenTrial) -> float:

@@ -3,6 +3,7 @@
 import math
 import warnings
 from collections.abc import Callable, Iterator, Mapping
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -21,6 +22,7 @@ from optuna.visualization import (
     plot_timeline,
 )
 
+from experiment_tracker import write_atomically
 from report import style
 from report.hover import with_runs, with_runs_of
 from report.metrics import HIGHER_IS_BETTER, Metric, base_name, label
@@ -47,27 +49,41 @@ def interactive_figures(
     origin: Mapping[str, tuple[str, str]],
     runs: pd.DataFrame,
     metric: Metric,
-) -> Iterator[tuple[str, str, go.Figure]]:
-    """(kind, study or "all", figure) of everything that can be drawn: studies with two complete trials or more.
+) -> Iterator[tuple[str, str, Callable[[], go.Figure]]]:
+    """(kind, study or "all", what draws it) of everything there is to draw: studies with two complete trials or more.
 
-    `origin` holds every study's operator and family.
+    `origin` holds every study's operator and family. Draw each before you ask for the next.
     """
     drawable = {name: study for name, study in studies.items() if _complete(study) >= FEWEST_TRIALS}
     value = label(metric.ranking)
     with quiet(), warnings.catch_warnings():
         warnings.simplefilter("ignore", optuna.exceptions.ExperimentalWarning)
         for name, study in drawable.items():
-            for kind, figure in _of_study(study, list(importances[name]["parameter"]), value):
-                yield kind, name, _dressed(with_runs(figure, study, kind), kind, study.study_name)
-            pareto = front(study, runs, metric)
-            if pareto is not None:
-                yield "pareto", name, _dressed(pareto, "pareto", study.study_name)
+            for kind, draw in _of_study(study, list(importances[name]["parameter"]), value):
+                yield kind, name, partial(_with_hover, draw, study, kind)
+            objectives = _objectives(study, runs, metric)
+            if objectives is not None:
+                yield "pareto", name, partial(_front, study, objectives)
         if len(drawable) > 1:
             together = {study.study_name: study for study in drawable.values()}
             origins = {study.study_name: origin[name] for name, study in drawable.items()}
             for kind, draw in (("history", plot_optimization_history), ("edf", plot_edf)):
-                figure = _coloured(draw(list(together.values()), target_name=value), origins)
-                yield kind, "all", _dressed(with_runs_of(figure, together), kind, "all studies")
+                yield kind, "all", partial(_of_all, draw, together, origins, kind, value)
+
+
+def _with_hover(draw: Callable[[], go.Figure], study: optuna.Study, kind: str) -> go.Figure:
+    return _dressed(with_runs(draw(), study, kind), kind, study.study_name)
+
+
+def _of_all(
+    draw: Callable[..., go.Figure],
+    studies: Mapping[str, optuna.Study],
+    origins: Mapping[str, tuple[str, str]],
+    kind: str,
+    value: str,
+) -> go.Figure:
+    figure = _coloured(draw(list(studies.values()), target_name=value), origins)
+    return _dressed(with_runs_of(figure, studies), kind, "all studies")
 
 
 def undrawn(studies: Mapping[str, optuna.Study]) -> list[str]:
@@ -81,23 +97,22 @@ def undrawn(studies: Mapping[str, optuna.Study]) -> list[str]:
 
 def write_page(figure: go.Figure, path: Path) -> None:
     """An HTML page that shares one plotly.min.js with the others in its folder."""
-    partial = path.with_name(f".partial.{path.name}")
-    figure.write_html(partial, include_plotlyjs="directory", config=CONFIG, div_id="figure", default_width=PAGE_WIDTH)
-    partial.replace(path)
+    look = {"include_plotlyjs": "directory", "config": CONFIG, "div_id": "figure", "default_width": PAGE_WIDTH}
+    write_atomically(path, lambda partial: figure.write_html(partial, **look), is_flushed=False)
 
 
 def _complete(study: optuna.Study) -> int:
     return sum(trial.state == TrialState.COMPLETE for trial in study.trials)
 
 
-def _of_study(study: optuna.Study, important: list[str], value: str) -> Iterator[tuple[str, go.Figure]]:
+def _of_study(study: optuna.Study, important: list[str], value: str) -> Iterator[tuple[str, Callable[[], go.Figure]]]:
     varied = sorted({name for trial in study.trials for name in trial.params})
     important = important or varied
-    yield "history", plot_optimization_history(study, target_name=value)
-    yield "timeline", plot_timeline(study)
-    yield "edf", plot_edf(study, target_name=value)
+    yield "history", partial(plot_optimization_history, study, target_name=value)
+    yield "timeline", partial(plot_timeline, study)
+    yield "edf", partial(plot_edf, study, target_name=value)
     if any(trial.intermediate_values for trial in study.trials):
-        yield "intermediate", plot_intermediate_values(study)
+        yield "intermediate", partial(plot_intermediate_values, study)
     drawings: tuple[tuple[str, Callable, list[str]], ...] = (
         ("slice", plot_slice, varied),
         ("parallel", plot_parallel_coordinate, important[:8]),
@@ -105,11 +120,14 @@ def _of_study(study: optuna.Study, important: list[str], value: str) -> Iterator
     )
     for kind, draw, names in drawings:
         if len(names) >= (2 if kind == "contour" else 1):
-            yield kind, draw(study, params=names, target_name=value)
+            yield kind, partial(draw, study, params=names, target_name=value)
 
 
-def front(study: optuna.Study, runs: pd.DataFrame, metric: Metric) -> go.Figure | None:
-    """Optuna's Pareto front of a study's own objectives where it had several, else of its error and its parameters."""
+def _objectives(study: optuna.Study, runs: pd.DataFrame, metric: Metric) -> pd.DataFrame | None:
+    """By run the objectives of a front: a study's own where it had several, else its error and its parameters.
+
+    None with fewer than two objectives or trials.
+    """
     mine = runs[(runs["study"].map(escaped) == study.study_name) & (runs["role"] == "trial")]
     asked = [f"val_{name}" for name in str(mine["objective"].iloc[0] if len(mine) else "").split(",")]
     names = asked[:MOST_OBJECTIVES] if len(asked) > 1 else [metric.ranking, "n_parameters"]
@@ -117,26 +135,31 @@ def front(study: optuna.Study, runs: pd.DataFrame, metric: Metric) -> go.Figure 
     if len(set(names)) < 2 or any(name not in mine for name in names):
         return None
     values = mine.set_index("run")[names].astype(float)
-    values = values[np.isfinite(values).all(axis=1)]
+    complete = [trial.user_attrs["run"] for trial in study.trials if trial.state == TrialState.COMPLETE]
+    values = values[np.isfinite(values).all(axis=1) & values.index.isin(complete)]
+    return values if len(values) >= FEWEST_TRIALS else None
+
+
+def _front(study: optuna.Study, values: pd.DataFrame) -> go.Figure:
+    """Optuna's Pareto front of these objectives."""
+    names = list(values.columns)
     both = optuna.create_study(
         directions=["maximize" if base_name(name) in HIGHER_IS_BETTER else "minimize" for name in names],
         study_name=study.study_name,
     )
     for trial in study.trials:
-        if trial.state == TrialState.COMPLETE and trial.user_attrs["run"] in values.index:
+        if trial.user_attrs["run"] in values.index:
             both.add_trial(
                 optuna.create_trial(
                     values=list(values.loc[trial.user_attrs["run"]]), params=trial.params,
                     distributions=trial.distributions, user_attrs=trial.user_attrs,
                 )
             )  # fmt: skip
-    if len(both.trials) < FEWEST_TRIALS:
-        return None
     figure = with_runs(plot_pareto_front(both, target_names=[label(name) for name in names]), both, "pareto")
     if len(names) == 2:
         for name, update in zip(names, (figure.update_xaxes, figure.update_yaxes), strict=True):
             update(**_scale(list(values[name])))
-    return figure
+    return _dressed(figure, "pareto", study.study_name)
 
 
 def _coloured(figure: go.Figure, origins: Mapping[str, tuple[str, str]]) -> go.Figure:
@@ -161,8 +184,9 @@ def _dressed(figure: go.Figure, kind: str, study: str) -> go.Figure:
         template="plotly_white", title=f"{study}: {WORDS.get(kind, kind)}", font_size=12, height=620, width=None,
         autosize=True, showlegend=kind != "intermediate",
     )  # fmt: skip
-    figure.update_xaxes(exponentformat="power", dtick=1, selector={"type": "log"})
-    figure.update_yaxes(exponentformat="power", dtick=1, selector={"type": "log"})
+    for update in (figure.update_xaxes, figure.update_yaxes):
+        update(exponentformat="power")  # not "20µ"
+        update(dtick=1, selector={"type": "log"})
     if kind in ("history", "intermediate", "slice"):
         figure.update_yaxes(**_scale(_values(figure, "y")))
     elif kind == "edf":
@@ -174,7 +198,7 @@ def _dressed(figure: go.Figure, kind: str, study: str) -> go.Figure:
 
 def _values(figure: go.Figure, axis: str) -> list[float]:
     arrays = [trace[axis] for trace in figure.data if trace[axis] is not None]
-    return [float(value) for array in arrays for value in array if value is not None and value == value]
+    return [float(value) for array in arrays for value in array if value is not None and math.isfinite(value)]
 
 
 def _scale(values: list[float]) -> dict[str, object]:

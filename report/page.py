@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from html import escape
 from pathlib import Path
 
+from experiment_tracker import write_atomically
 from report.analysis import Analysis
 from report.answer import answer
 from report.explorer import cell, explorer
@@ -62,9 +63,8 @@ def write_page(
     folder = Path(__file__).parent
     text = _TEMPLATE.replace("{css}", (folder / "page.css").read_text(encoding="utf-8"))
     head, tail = text.replace("{js}", (folder / "page.js").read_text(encoding="utf-8")).split("{body}")
-    partial = path.with_name(f".partial.{path.name}")
-    partial.write_text(head + "\n".join(part for part in body if part) + tail, encoding="utf-8")
-    partial.replace(path)
+    page = head + "\n".join(part for part in body if part) + tail
+    write_atomically(path, lambda partial: partial.write_text(page, encoding="utf-8"), is_flushed=False)
 
 
 def _runs_sentence(analysis: Analysis, source: str) -> str:

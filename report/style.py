@@ -5,7 +5,9 @@ import math
 import textwrap
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
+from dataclasses import dataclass
 from pathlib import Path
+from typing import TypeVar
 
 import matplotlib
 import numpy as np
@@ -22,9 +24,12 @@ from matplotlib.ticker import (
 )
 from PIL import Image
 
-WIDE = 7.2  # inches: two columns of a paper
-NARROW = 3.5
+from experiment_tracker import write_atomically
+
 DPI = 300
+TINY = 1e-200  # what is below, or above its inverse, has no place on a logarithmic axis
+SMALLEST = 6.5  # points: no letter of a figure is smaller, whatever its width
+MANY = 99  # ticks: with fewer than there are, matplotlib draws none between powers of ten
 ALMOST_WHITE = 253  # what a palette makes of white, out of 255
 # Okabe & Ito (2008): told apart under every common colour blindness.
 COLOURS = {"stacked_history": "#0072B2", "method_of_steps": "#D55E00", "memory_kernel": "#009E73"}
@@ -59,16 +64,37 @@ RC = {
 }
 
 
+Choice = TypeVar("Choice")
+
+
+@dataclass(frozen=True)
+class Layout:
+    """How a figure lies in a paper. Letters are of the same size in all layouts; panels are arranged differently."""
+
+    width: float  # inches
+    is_narrow: bool  # one column of a paper: panels that lie side by side elsewhere are stacked
+
+    def choose(self, *, wide: Choice, narrow: Choice) -> Choice:
+        """What a drawing function does in this layout, of its two ways."""
+        return narrow if self.is_narrow else wide
+
+    def figure(self, height: float) -> Figure:
+        """An empty figure of this height in inches that arranges itself."""
+        figure = Figure(figsize=(self.width, height), layout="constrained")
+        if self.is_narrow:
+            figure.get_layout_engine().set(h_pad=0.02, hspace=0.0)  # inches; panels stand closer
+        return figure
+
+
+WIDE, NARROW = Layout(7.2, is_narrow=False), Layout(3.5, is_narrow=True)
+LAYOUTS = {layout.width: layout for layout in (WIDE, NARROW)}
+
+
 @contextmanager
-def styled() -> Iterator[None]:
+def styled(layout: Layout = WIDE) -> Iterator[None]:
     """Every figure is made and saved inside this; rcParams outside are left as they were."""
-    with matplotlib.rc_context(RC):
+    with matplotlib.rc_context(RC | {"figure.figsize": (layout.width, 0.62 * layout.width)}):
         yield
-
-
-def new_figure(width: float, height: float) -> Figure:
-    """An empty figure of this size in inches that arranges itself."""
-    return Figure(figsize=(width, height), layout="constrained")
 
 
 def colour(model: str, models: Iterable[str] = ()) -> str:
@@ -111,39 +137,43 @@ def number(value: float) -> str:
     return f"{value:.3g}" if abs(value) >= 1 else f"{value:.2g}"
 
 
-def log_axis(axis: Axis, values: Sequence[float]) -> None:
-    """A logarithmic axis with readable labels even when it spans less than two decades."""
-    values = np.asarray([value for value in values if math.isfinite(value) and value > 0])
+def log_axis(axis: Axis, values: Sequence[float], most: int | None = None) -> None:
+    """A logarithmic axis with readable labels even when it spans less than two decades; `most` of them fit."""
+    values = np.asarray([value for value in values if TINY < value < 1 / TINY])
     if not len(values):
         return
     axis.axes.set_xscale("log") if axis.axis_name == "x" else axis.axes.set_yscale("log")
-    log_ticks(axis, values.min(), values.max())
     low, high = values.min(), values.max()
     pad = max((high / low) ** 0.06, 1.15)
     axis.axes.set(**{f"{axis.axis_name}lim": (low / pad, high * pad)})
+    log_ticks(axis, low / pad, high * pad, most or (4 if axis.axis_name == "x" else 6))
 
 
-def log_ticks(axis: Axis, low: float, high: float) -> None:
-    """Labels for a logarithmic axis from low to high: even steps below a factor 3, then 1-2-5, 1-3, powers of ten.
+def log_ticks(axis: Axis, low: float, high: float, most: int) -> None:
+    """At most so many labels for a logarithmic axis from low to high: even steps below a factor 3, then 1-2-5, 1-3, 1.
 
-    A horizontal axis, whose labels stand side by side, goes on to the next of these sooner.
+    They are chosen here and not when the figure gets its size, so that they stay the same in all formats.
     """
-    decades = math.log10(high / low)
-    fine, middle = (1.0, 1.5) if axis.axis_name == "x" else (1.5, 2.3)
-    is_plain = decades < middle or (low >= 0.1 and high < 1e8)
-    axis.set_major_formatter(FuncFormatter(lambda value, _: compact(value)) if is_plain else LogFormatterSciNotation())
-    if decades < 0.5:
-        axis.set_major_locator(MaxNLocator(4, steps=[1, 2, 2.5, 5, 10]))
-        axis.set_minor_locator(NullLocator())
-    elif decades < middle:
-        axis.set_major_locator(LogLocator(subs=(1, 2, 5) if decades < fine else (1, 3)))
-    else:
-        axis.set_major_locator(LogLocator(numticks=6))
+    powers = range(math.floor(math.log10(low)), math.ceil(math.log10(high)) + 1)
+    counts = {
+        subs: sum(low <= sub * 10.0**power <= high for power in powers for sub in subs)
+        for subs in ((1, 2, 5), (1, 3), (1,))
+    }
+    subs = next((subs for subs, count in counts.items() if count <= most), (1,))
     axis.set_minor_formatter(NullFormatter())
+    if high < 3 * low or counts[subs] < 2:
+        axis.set_major_locator(MaxNLocator(max(most - 2, 2), steps=[1, 2, 2.5, 5, 10]))
+        axis.set_minor_locator(NullLocator())
+    else:
+        axis.set_major_locator(LogLocator(subs=subs, numticks=most if subs == (1,) else MANY))
+    is_plain = len(subs) > 1 or (low >= 0.1 and high < 1e8)
+    axis.set_major_formatter(FuncFormatter(lambda value, _: compact(value)) if is_plain else LogFormatterSciNotation())
 
 
 def compact(value: float) -> str:
-    """A tick's number in few letters: 0.02, 50, 20k, 3M."""
+    """A tick's number in few letters: 3e-4, 0.02, 50, 20k, 3M."""
+    if 0 < value < 1e-3:
+        return number(value)
     for size, letter in ((1e6, "M"), (1e3, "k")):
         if value >= size:
             return f"{value / size:.3g}{letter}"
@@ -156,13 +186,25 @@ def say(axes: Axes, text: str) -> None:
     axes.text(0.5, 0.5, text, ha="center", va="center", transform=axes.transAxes, color=GREY, wrap=True)
 
 
+def sentence(text: str, title: str = "") -> Figure:
+    """A small figure that says why there is nothing to draw."""
+    figure = NARROW.figure(1.4)
+    axes = figure.subplots()
+    axes.set_title(title, loc="left")
+    say(axes, text)
+    return figure
+
+
 def save(figure: Figure, folder: Path, stem: str, formats: Sequence[str]) -> list[Path]:
     """Writes folder/stem.<format> for every format."""
     paths = [folder / f"{stem}.{suffix}" for suffix in formats]
     for path in paths:
-        partial = path.with_name(f".partial.{path.name}")
-        figure.savefig(partial, format=path.suffix[1:], metadata=_metadata(path.suffix[1:]))
-        partial.replace(path)
+        kind = path.suffix[1:]
+        write_atomically(
+            path,
+            lambda partial, kind=kind: figure.savefig(partial, format=kind, metadata=_metadata(kind)),
+            is_flushed=False,
+        )
     return paths
 
 
@@ -176,9 +218,7 @@ def save_and_embed(figure: Figure, folder: Path, stem: str, formats: Sequence[st
     paths = save(figure, folder, stem, [suffix for suffix in formats if suffix != "png"])
     if "png" in formats:
         path = folder / f"{stem}.png"
-        partial = path.with_name(f".partial.{path.name}")
-        partial.write_bytes(stream.getvalue())
-        partial.replace(path)
+        write_atomically(path, lambda partial: partial.write_bytes(stream.getvalue()), is_flushed=False)
         paths = [path, *paths]
     return paths, _smaller(stream)
 

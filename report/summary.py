@@ -2,12 +2,12 @@
 
 import json
 import math
-import os
 from collections.abc import Sequence
 from pathlib import Path
 
 import pandas as pd
 
+from experiment_tracker import write_atomically
 from report.analysis import Analysis
 from report.loading import PARAMETER, Results, metric_columns, parameter_columns
 from report.tables import rerun_command
@@ -46,12 +46,8 @@ def summary(results: Results, analysis: Analysis, figures: Sequence[str], proble
 
 def write_summary(content: dict[str, object], path: Path) -> None:
     """Valid JSON, complete or not there at all."""
-    partial = path.with_name(f".partial.{path.name}")
-    with open(partial, "w", encoding="utf-8") as handle:
-        handle.write(json.dumps(plain(content), indent=2, allow_nan=False) + "\n")
-        handle.flush()
-        os.fsync(handle.fileno())
-    partial.replace(path)
+    text = json.dumps(plain(content), indent=2, allow_nan=False) + "\n"
+    write_atomically(path, lambda partial: partial.write_text(text, encoding="utf-8"))
 
 
 def configuration(row: dict[str, object], analysis: Analysis) -> dict[str, object]:

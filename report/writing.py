@@ -39,7 +39,7 @@ def write_report(visualizations: "Visualizations") -> list[Path]:
     sentences, slug = readings(analysis), slugs(analysis.models)
     titles = {f"heatmap_{slug[study]}": title for study, title in analysis.titles.items()}
     unfolded = {f"heatmap_{slug[study]}" for study in set(analysis.winners["study"])}
-    with style.styled():
+    with style.styled(visualizations.layout):
         for stem, figure in _figures(visualizations, problems):
             paths, png = style.save_and_embed(figure, folder, stem, options.formats)
             written += paths
@@ -51,7 +51,7 @@ def write_report(visualizations: "Visualizations") -> list[Path]:
     for problem in later:
         logger.warning("%s", problem)
     problems += later
-    pages = _write_interactive(visualizations, folder)
+    pages = _write_interactive(visualizations, folder, problems)
     names = [path.name for path in (*written, *(path for path, _, _ in pages))]
     write_report_page(
         folder / "report.html",
@@ -121,13 +121,20 @@ def _by_study(pages: Sequence[tuple[Path, str, str]], titles: Mapping[str, str])
     return found
 
 
-def _write_interactive(visualizations: "Visualizations", folder: Path) -> list[tuple[Path, str, str]]:
-    """(file, kind, study or "all") of every interactive page."""
+def _write_interactive(
+    visualizations: "Visualizations", folder: Path, problems: list[str]
+) -> list[tuple[Path, str, str]]:
+    """(file, kind, study or "all") of every interactive page; one that cannot be drawn becomes a line in `problems`."""
     analysis, pages = visualizations.analysis, []
     names = slugs(["all", *analysis.studies])  # "all" first: a study of this name gets another
-    for kind, study, figure in interactive_figures(
+    for kind, study, draw in interactive_figures(
         analysis.studies, analysis.importances, analysis.origins, analysis.runs, analysis.metric
     ):
+        try:
+            figure = draw()
+        except Exception as error:  # Optuna's own plots, of runs that may be strange
+            _say(problems, f"{study}: no interactive {kind}: {type(error).__name__}: {' '.join(str(error).split())}")
+            continue
         path = folder / f"interactive_{kind}_{names[study] if study in analysis.studies else 'all'}.html"
         write_page(figure, path)
         pages.append((path, kind, study))

@@ -1,6 +1,7 @@
 """What a process that trains says to the one that shows: progress lines, and whether to stop."""
 
 import logging
+from collections.abc import Callable
 from multiprocessing.connection import Connection
 from typing import Protocol
 
@@ -22,9 +23,23 @@ class Channel(Protocol):
 
 
 class Display:
-    """One line for the study and one for every trial in training. Silent where nobody watches."""
+    """One line for the study and one for every trial in training. Silent where nobody watches.
 
-    def __init__(self, study: str, n_slots: int, finished: int, n_lines: int, max_epochs: int, quiet: bool) -> None:
+    `on_finished` is called whenever the number of finished slots has changed.
+    """
+
+    def __init__(
+        self,
+        study: str,
+        n_slots: int,
+        finished: int,
+        n_lines: int,
+        max_epochs: int,
+        on_finished: Callable[[], None],
+        *,
+        quiet: bool,
+    ) -> None:
+        self._finished, self._on_finished = finished, on_finished
         disable = True if quiet else None  # None: only on a terminal
         self._total = tqdm(total=n_slots, initial=finished, desc=study, unit="trial", position=0, disable=disable)
         self._lines = [
@@ -44,6 +59,9 @@ class Display:
 
     def finished(self, count: int) -> None:
         self._total.update(count - self._total.n)
+        if count != self._finished:
+            self._finished = count
+            self._on_finished()
 
     def close(self) -> None:
         for bar in (*self._lines, self._total):

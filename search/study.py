@@ -3,7 +3,7 @@
 import contextlib
 import logging
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import optuna
@@ -20,7 +20,7 @@ from search.plan import StudyPlan, estimated_hours
 from search.progress import Display
 from search.slots import SPENT_BEFORE, StorageLost, finished_trials
 from search.storage import search_lock, signs_of_life
-from search.study_log import track_study
+from search.study_log import live_study
 from search.trials import Bench, TrialCrash, open_bench
 from search.winner import keep_winner
 from search.workers import search_here, search_with_workers, settle
@@ -81,11 +81,12 @@ def search_study(
         settings = WandbSettings(options.wandb_mode, options.wandb_project, options.wandb_entity, options.results_dir)
         bench = open_bench(plan, options, choose_wandb_mode(settings), data)
         settle(bench)
+        live = until_the_end.enter_context(live_study(bench))
         confirmed: dict[int, list[tuple[float, float]]] = {}
         confirmations: list[optuna.Study] = []
         idle = 0.0
         try:
-            idle = run_slots(bench, interruption)
+            idle = run_slots(bench, interruption, live.update)
             for reason in filter(None, (interruption.enough, _late(interruption, options))):
                 logger.info("study %s ends early: %s", plan.name, reason)
             interruption.enough = None
@@ -112,7 +113,7 @@ def search_study(
         kept = keep_winner(plan, rows[0], options, data, again) if rows else None
         if kept is not None:
             logger.info("the best model of %s on %s is kept as %s", plan.model, plan.family, kept)
-        track_study(bench, rows, with_pictures=not interruption.is_requested)
+        live.finish(rows, with_pictures=not interruption.is_requested)
         times = spent(bench, confirmations, since, idle)
         return Outcome(_text(bench, rows, times), len(rows))
 
@@ -121,15 +122,19 @@ def _late(interruption: Interruption, options: Options) -> str | None:
     return f"the {options.timeout:g} minutes of --timeout are over" if interruption.is_late else None
 
 
-def run_slots(bench: Bench, interruption: Interruption) -> float:
-    """Trains until every slot of the bench's study is finished, or a signal came; returns idle seconds of workers."""
+def run_slots(bench: Bench, interruption: Interruption, on_finished: Callable[[], None] = lambda: None) -> float:
+    """Trains until every slot of the bench's study is finished, or a signal came; returns idle seconds of workers.
+
+    Calls `on_finished` whenever more slots are.
+    """
     plan, options = bench.plan, bench.options
     finished = settle(bench).finished
     if finished == plan.n_slots:
         logger.info("study %s: all %d slots are finished", plan.name, plan.n_slots)
         return 0.0
     n_lines = min(options.n_workers, plan.n_slots)
-    display = Display(plan.name, plan.n_slots, finished, n_lines, plan.max_epochs, quiet=options.verbosity < 0)
+    is_quiet = options.verbosity < 0
+    display = Display(plan.name, plan.n_slots, finished, n_lines, plan.max_epochs, on_finished, quiet=is_quiet)
     try:
         with logging_redirect_tqdm():
             return (search_here if options.n_workers == 1 else search_with_workers)(bench, interruption, display)

@@ -1,21 +1,24 @@
-"""What a study's own W&B run shows: the report's figures, every trial, the course of the search, the best."""
+"""A study's own W&B run, live from the first trial to the last: its course, then every trial, the figures, the best."""
 
 import contextlib
 import logging
 import math
 import shlex
 import statistics
-from collections.abc import Sequence
+import uuid
+from collections import Counter
+from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
 from optuna.trial import FrozenTrial, TrialState
 
-from experiment_tracker import NullWandb, StudyLog
+from experiment_tracker import NullWandb, StudyHead, StudyLog
 from search.leaderboard import Row
 from search.plan import StudyPlan
-from search.slots import finished_trials
+from search.slots import finished_trials, host_identity, is_finished
+from search.storage import patiently
 from search.trials import Bench
 
 logger = logging.getLogger(__name__)
@@ -23,17 +26,69 @@ logger = logging.getLogger(__name__)
 STATUSES = {TrialState.COMPLETE: "complete", TrialState.PRUNED: "pruned", TrialState.FAIL: "failed"}
 METRICS = ("val_rel_error", "test_rel_error", "rollout_error", "stability_score")
 COSTS = ("epochs", "train_seconds", "n_parameters")
+COURSE = ("val_rel_error", "test_rel_error", "lowest_val_rel_error", *STATUSES.values())  # keys of its rows
+RUN_ID = "wandb_run"  # attribute of the study
 
 
-def track_study(bench: Bench, rows: Sequence[Row], *, with_pictures: bool) -> None:
-    """Logs the study's own W&B run. Drawing its pictures takes some seconds, and can fail without harm."""
-    trials = finished_trials(bench.study, bench.plan.n_slots)
-    if not trials or isinstance(bench.wandb, NullWandb):
-        return
-    log = study_log(bench.plan, trials, rows, bench.options.results_dir)
-    with contextlib.ExitStack() as until_logged:
-        pictures = _pictures(bench, until_logged) if with_pictures and rows else {}
-        bench.wandb.log_study(replace(log, pictures=pictures))
+class LiveStudy:
+    """The study's run while the search goes on. The searching process alone writes it."""
+
+    def __init__(self, bench: Bench) -> None:
+        self._bench = bench
+        self._n_logged = 0
+        self._begin()
+
+    def update(self) -> None:
+        """Logs a row for every trial that ended since the last time."""
+        bench = self._bench
+        if bench.wandb.is_study_open():
+            trials = patiently(bench.options.storage, lambda: bench.study.get_trials(deepcopy=False))
+            for row in course(trials)[self._n_logged :]:
+                bench.wandb.log_row(row)
+                self._n_logged += 1
+
+    def finish(self, rows: Sequence[Row], *, with_pictures: bool) -> None:
+        """Logs the table, the best and the figures. `rows` are the leaderboard; drawing takes some seconds."""
+        bench = self._bench
+        if isinstance(bench.wandb, NullWandb):
+            return
+        if not bench.wandb.is_study_open():  # it broke off: all of it once more
+            self._begin()
+        self.update()
+        trials = finished_trials(bench.study, bench.plan.n_slots)
+        with contextlib.ExitStack() as until_logged:
+            pictures = _pictures(bench, until_logged) if with_pictures and rows else {}
+            log = study_log(bench.plan, trials, rows, bench.options.results_dir)
+            bench.wandb.finish_study(replace(log, pictures=pictures))
+
+    def _begin(self) -> None:
+        if not isinstance(self._bench.wandb, NullWandb):
+            plan = self._bench.plan
+            tags, keys = (plan.model, plan.family, plan.search_type), tuple(f"search/{name}" for name in COURSE)
+            head = StudyHead(run_id(self._bench), plan.name, tags, plan.fingerprint(), keys)
+            self._n_logged = self._bench.wandb.start_study(head)
+            self.update()
+
+
+@contextlib.contextmanager
+def live_study(bench: Bench) -> Iterator[LiveStudy]:
+    """The study's run, open for the block; if the block raises before `finish`, the run ends as failed."""
+    live = LiveStudy(bench)
+    try:
+        yield live
+    finally:
+        bench.wandb.finish_study(None)
+
+
+def run_id(bench: Bench) -> str:
+    """The id of the study's run, which stays the same when the search is started again: kept in the study.
+
+    Where machines share the study, each has a run of its own, as two cannot write one.
+    """
+    key = RUN_ID if bench.options.storage is None else f"{RUN_ID}_{host_identity()}"
+    if key not in bench.study.user_attrs:
+        bench.study.set_user_attr(key, uuid.uuid4().hex[:16])
+    return bench.study.user_attrs[key]
 
 
 def study_log(plan: StudyPlan, trials: Sequence[FrozenTrial], rows: Sequence[Row], results_dir: Path) -> StudyLog:
@@ -50,25 +105,32 @@ def study_log(plan: StudyPlan, trials: Sequence[FrozenTrial], rows: Sequence[Row
         for trial in sorted(trials, key=lambda trial: places.get(trial.user_attrs["slot"], math.inf))
     ]
     return StudyLog(
-        name=plan.name,
-        tags=(plan.model, plan.family, plan.search_type),
-        config=plan.fingerprint(),
         columns=("rank", "slot", "status", *METRICS, *COSTS, *names, "run_folder", "reason"),
         rows=table,
-        course=course(trials),
         summary=_counts(trials) | (_best(trials, rows[0], results_dir) if rows else {}),
     )
 
 
 def course(trials: Sequence[FrozenTrial]) -> list[dict[str, float]]:
-    """Validation error of every complete trial, and the lowest so far, over the trials in the order of their ends."""
-    ended = sorted(trials, key=lambda trial: trial.datetime_complete)
+    """A row for each trial that ended, in the order of the ends: later ends never change it.
+
+    Errors of a complete trial, the lowest validation error so far, and how many slots ended in which way; one that was
+    paused counts as pruned until it goes on.
+    """
+    ended = [trial for trial in trials if is_finished(trial) and "slot" in trial.user_attrs]
+    statuses: dict[int, str] = {}
     found, lowest = [], math.inf
-    for number, trial in enumerate(ended, start=1):
-        error = _metrics(trial).get("val_rel_error", math.nan)
-        if trial.state == TrialState.COMPLETE and math.isfinite(error):
-            lowest = min(lowest, error)
-            found.append({"trial": number, "search/val_rel_error": error, "search/lowest_val_rel_error": lowest})
+    for number, trial in enumerate(sorted(ended, key=lambda trial: (trial.datetime_complete, trial.number)), start=1):
+        statuses[trial.user_attrs["slot"]] = STATUSES[trial.state]
+        counts = Counter(statuses.values())
+        row = {name: float(counts[name]) for name in STATUSES.values()}
+        if trial.state == TrialState.COMPLETE:
+            row |= {name: _metrics(trial).get(name, math.nan) for name in COURSE[:2]}
+            lowest = min(lowest, row["val_rel_error"]) if math.isfinite(row["val_rel_error"]) else lowest
+        row["lowest_val_rel_error"] = lowest
+        found.append(
+            {"trial": number} | {f"search/{name}": value for name, value in row.items() if math.isfinite(value)}
+        )
     return found
 
 

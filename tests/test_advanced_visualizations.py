@@ -1,8 +1,10 @@
 """The report's command line on real run folders, and what it does with folders that are not as they should be."""
 
+import contextlib
 import json
 import os
 import re
+import resource
 import subprocess
 import sys
 import time
@@ -12,6 +14,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from PIL import Image
 
 import advanced_visualizations
 from advanced_visualizations import Options, Visualizations, main
@@ -80,7 +83,7 @@ def test_help_is_quick_and_imports_nothing_heavy():
     code = "import sys, advanced_visualizations as a\ntry: a.main(['--help'])\nfinally: print(sorted(sys.modules))"
     done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=False)
     seconds = time.perf_counter() - started
-    for flag in ("results_dir", "output_dir", "models", "families", "metric", "top", "formats", "since", "verbose"):
+    for flag in ("results_dir", "output_dir", "models", "families", "metric", "top", "formats", "since", "width"):
         assert f"--{flag}" in done.stdout
     for module in ("numpy", "pandas", "matplotlib", "optuna", "torch", "plotly"):
         assert f"'{module}'" not in done.stdout
@@ -180,10 +183,11 @@ def test_interactive_pages_work_offline_and_offer_no_upload(report):
 
 
 def test_every_format_is_written_and_pdf_fonts_are_embedded(one_trial, tmp_path):
-    Visualizations(Options(one_trial("complete"), tmp_path, formats=("pdf", "svg"))).write()
+    Visualizations(Options(one_trial("complete"), tmp_path, formats=("pdf", "svg"), width=3.5)).write()
     assert b"/FontFile2" in (tmp_path / "model_comparison.pdf").read_bytes()  # embedded TrueType
     assert b"/Type3" not in (tmp_path / "model_comparison.pdf").read_bytes()
-    assert (tmp_path / "model_comparison.svg").read_text().startswith("<?xml")
+    for path in tmp_path.glob("*.svg"):
+        assert 'width="252pt"' in path.read_text(), "3.5 inches"
     assert not list(tmp_path.glob("*.png"))
 
 
@@ -203,7 +207,8 @@ def test_custom_plot_of_the_readme_appears_in_folder_and_page(one_trial, tmp_pat
 
     mine = Mine(Options(one_trial("complete"), tmp_path / "out"))
     mine.write()
-    assert is_picture(tmp_path / "out" / "custom_plot.png")
+    with Image.open(tmp_path / "out" / "custom_plot.png") as picture:
+        assert picture.width == 7.2 * 300, "the width of all figures"
     page = (tmp_path / "out" / "report.html").read_text()
     assert "data-figure='custom_plot'" in page
     problems = json.loads((tmp_path / "out" / "visualization_report.json").read_text())["problems"]
@@ -275,6 +280,51 @@ def test_output_that_cannot_be_written_is_one_line_and_exit_code_2(one_trial, tm
     assert main(["--results_dir", str(one_trial("complete")), "--output_dir", str(tmp_path / output)]) == 2
     error = capsys.readouterr().err
     assert error.startswith("error: --output_dir") and error.count("\n") == 1
+
+
+def test_full_disk_is_one_line_and_leaves_nothing_half_written(one_trial, tmp_path, capsys):
+    results, before = one_trial("complete"), resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (20_000, before[1]))  # bytes of a file
+    try:
+        code = main(["--results_dir", str(results), "--output_dir", str(tmp_path / "out")])
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, before)
+    error = capsys.readouterr().err.strip().splitlines()[-1]
+    assert code == 2 and error == f"error: --output_dir {tmp_path / 'out'}: File too large"
+    assert not list((tmp_path / "out").iterdir())
+
+
+def test_output_that_nobody_takes_leaves_the_report(one_trial, tmp_path, monkeypatch):
+    results, code = one_trial("failed"), None
+    with contextlib.suppress(OSError), open("/dev/full", "w") as full:
+        monkeypatch.setattr(sys, "stdout", full)
+        code = main(["--results_dir", str(results), "--output_dir", str(tmp_path / "out")])
+    assert code == 0
+    assert (tmp_path / "out" / "report.html").is_file()
+
+
+def test_numbers_that_cannot_be_drawn_cost_no_figure(tmp_path):
+    """Infinite, tiny, zero and huge values; predictions that ran away; a trial without epochs."""
+    generator = np.random.default_rng(0)
+    for n in range(6):
+        values = hyperparameters(generator, spatial=True)
+        run = make_run(tmp_path / "results", run_config("memory_kernel", "mackey", n, values), "complete", generator)
+        edit_json(
+            run / "config.json", lambda config, n=n: config["hyperparameters"].update(learning_rate=10.0 ** (60 * n))
+        )
+        edit_json(run / "final_results.json", lambda results: results["metrics"].update(test_rel_error=1e-320))
+        edit_json(run / "final_results.json", lambda results: results["files"].clear())
+        head = (run / "metrics.csv").read_text().splitlines()[0]
+        (run / "metrics.csv").write_text(f"{head}\n1,nan,inf,-1,nan,nan,nan\n2,1e400,,0,,,\n" if n else f"{head}\n")
+        path = run / "artifacts" / "predictions.npz"
+        arrays = dict(np.load(path))
+        for name, value in (("best_prediction", np.inf), ("median_truth", 0.0), ("worst_truth", np.nan)):
+            arrays[name] = np.full_like(arrays[name], value)
+        np.savez(path, **arrays)
+    assert main(["--results_dir", str(tmp_path / "results"), "--output_dir", str(tmp_path / "out")]) == 0
+    content = json.loads((tmp_path / "out" / "visualization_report.json").read_text())
+    assert len(content["figures"]) > 10 and not [line for line in content["problems"] if "no figure" in line]
+    assert not [line for line in content["problems"] if "no interactive" in line]
 
 
 def test_many_trials_that_all_failed_are_still_a_report(tmp_path):

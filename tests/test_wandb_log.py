@@ -17,23 +17,18 @@ from runs import CONFIG, RESULTS, epoch
 from experiment_tracker import (
     NullWandb,
     RunFolder,
+    StudyHead,
     StudyLog,
     WandbLogger,
     WandbSettings,
     open_wandb,
 )
+from tests.wandb_server import Server
 from tracking import wandb_log
 
 ROOT = Path(__file__).parent.parent
-STUDY = StudyLog(
-    name="study",
-    tags=("mackey",),
-    config={"seed": 0},
-    columns=("slot", "status", "val"),
-    rows=[[0, "complete", 0.2], [1, None, math.nan]],
-    course=[{"trial": 1, "search/val": 0.3}, {"trial": 2, "search/val": 0.2}],
-    summary={"best": 0.2},
-)
+HEAD = StudyHead("0123456789abcdef", "study", ("mackey",), {"seed": 0}, ("search/val", "search/pruned"))
+STUDY = StudyLog(("slot", "status", "val"), [[0, "complete", 0.2], [1, None, math.nan]], {"best": 0.2})
 
 
 @pytest.fixture
@@ -73,9 +68,11 @@ def log_trial(wandb: WandbLogger | NullWandb, results_dir: Path, slot: int, epoc
 def test_wandb_logs_every_epoch_of_every_trial_and_the_study(logged_out: Path, tmp_path: Path) -> None:
     results_dir = tmp_path / "results"
     wandb = open_wandb(WandbSettings("offline", "dno-search", "None", results_dir))
+    assert wandb.start_study(HEAD) == 0
     for slot in (0, 1):
         log_trial(wandb, results_dir, slot, epochs=40 + slot)
-    wandb.log_study(STUDY)
+        wandb.log_row({"trial": slot + 1, "search/val": 0.3 - slot / 10})  # beside the trials' runs
+    wandb.finish_study(STUDY)
     wandb.close()
     runs = {run.name: run for run in map(read_offline_run, offline_folders(results_dir))}
     assert sorted(runs) == ["study", "trial-0000", "trial-0001"]
@@ -97,7 +94,8 @@ def test_wandb_logs_every_epoch_of_every_trial_and_the_study(logged_out: Path, t
     study = runs["study"]
     assert (study.group, study.job_type, study.summary["best"]) == ("study", "study", 0.2)
     assert study.tags == ["study", "mackey"] and study.steps["search/val"] == "trial"
-    assert [row["search/val"] for row in study.history if "search/val" in row] == [0.3, 0.2]
+    assert study.steps["search/pruned"] == "trial" and study.exit_code == 0
+    assert [row["search/val"] for row in study.history if "search/val" in row] == [0.3, 0.3 - 1 / 10]
     (table,) = results_dir.glob("wandb/offline-run-*/files/media/table/*.json")
     content = json.loads(table.read_text())
     assert content["columns"] == ["slot", "status", "val"]
@@ -195,6 +193,45 @@ def test_wandb_that_dies_costs_one_line_and_the_next_run_is_logged(
     assert len(runs["trial-0008"].history) == 3
 
 
+def test_study_run_goes_on_where_the_server_left_it(
+    logged_out: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    server = Server(summary={"trial": 5, "search/val": 0.3})
+    monkeypatch.setenv("WANDB_BASE_URL", server.url)
+    monkeypatch.setenv("WANDB_API_KEY", "a" * 40)
+    wandb = open_wandb(WandbSettings("online", "p", None, tmp_path))
+    assert wandb.start_study(HEAD) == 5
+    wandb.log_row({"trial": 6, "search/val": 0.2})
+    wandb.finish_study(None)
+    wandb.close()
+    server.die()
+    (folder,) = (tmp_path / "wandb").glob(f"run-*-{HEAD.id}")
+    (row,) = read_offline_run(folder).history
+    assert (row["trial"], row["search/val"]) == (6, 0.2)
+    assert any("search/val" in text for text in server.streamed)
+
+
+def test_study_run_that_breaks_off_costs_one_line_and_can_begin_again(
+    logged_out: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    wandb = WandbLogger(WandbSettings("offline", "p", None, tmp_path))
+    wandb.start_study(HEAD)
+    for process in psutil.Process().children(recursive=True):
+        if "wandb" in process.name():
+            process.kill()
+            process.wait()
+    for number in (1, 2):
+        wandb.log_row({"trial": number, "search/val": 0.3})
+    (line,) = ours(caplog)
+    assert "broke off the run study" in line and not wandb.is_study_open()
+    wandb.start_study(HEAD)
+    wandb.log_row({"trial": 1, "search/val": 0.3})
+    wandb.finish_study(STUDY)
+    wandb.close()
+    runs = [read_offline_run(folder) for folder in offline_folders(tmp_path)]
+    assert any(run.summary.get("best") == 0.2 for run in runs) and len(ours(caplog)) == 1
+
+
 def test_wandb_service_of_a_parent_that_is_gone_costs_one_run(
     logged_out: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -217,7 +254,9 @@ def test_wandb_disabled_logs_nothing_and_imports_nothing(logged_out: Path, tmp_p
     wandb = open_wandb(WandbSettings("disabled", "p", None, tmp_path / "results"))
     assert isinstance(wandb, NullWandb)
     log_trial(wandb, tmp_path / "results", 0, epochs=1)
-    wandb.log_study(STUDY)
+    assert wandb.start_study(HEAD) == 0 and not wandb.is_study_open()
+    wandb.log_row({"trial": 1})
+    wandb.finish_study(STUDY)
     wandb.close()
     assert not (tmp_path / "results" / "wandb").exists()
     code = "import sys, experiment_tracker; assert 'wandb' not in sys.modules and 'torch' not in sys.modules"

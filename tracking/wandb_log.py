@@ -11,9 +11,13 @@ import re
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from tracking.folders import ARTIFACTS
 from tracking.records import EpochRecord, FinalResults, RunConfig
+
+if TYPE_CHECKING:  # imported where it is used: it takes a second
+    import wandb
 
 logger = logging.getLogger(__name__)
 
@@ -31,6 +35,7 @@ EPOCH_KEYS = {  # the key in W&B of each field of an EpochRecord
     "elapsed_seconds": "elapsed_time",
 }
 AXES = ("train/*", "val/*", *(key for key in EPOCH_KEYS.values() if "/" not in key))  # what is drawn over the epoch
+STUDY_STEP = "trial"  # over which the course of a study is drawn
 PANELLESS = ("elapsed_time",)  # an axis to choose, whose own panel would be a straight line
 SUMMARY_KEYS = {  # besides the metrics under their own names
     "best_val": "val_rel_error",
@@ -43,15 +48,22 @@ SUMMARY_KEYS = {  # besides the metrics under their own names
 
 
 @dataclass(frozen=True)
-class StudyLog:
-    """What the run of a study shows. The keys before a slash are the sections of its workspace."""
+class StudyHead:
+    """What a study's own run shows from its start. Runs of the same `id` are one, which goes on."""
 
+    id: str
     name: str
     tags: tuple[str, ...]
     config: Mapping[str, object]
+    keys: tuple[str, ...]  # of the rows that follow; what stands before a slash is a section of the workspace
+
+
+@dataclass(frozen=True)
+class StudyLog:
+    """What a study's run shows when a search ends."""
+
     columns: tuple[str, ...]
     rows: Sequence[Sequence[object]]  # of the table `trials`, a row a trial
-    course: Sequence[Mapping[str, float]]  # what is drawn over the step `trial`, by key
     summary: Mapping[str, object]
     pictures: Mapping[str, tuple[Path, str]] = field(default_factory=dict)  # name -> PNG file and caption
 
@@ -72,8 +84,34 @@ class WandbSettings:
             object.__setattr__(self, "entity", None)
 
 
+class OpenRun:
+    """A run that was started. When something about it fails, the rest of it is not logged, in one line."""
+
+    def __init__(self, run: "wandb.Run | None", give_up: Callable[[], None]) -> None:
+        self.run = run  # None when it is over, or could not be started
+        self._give_up = give_up
+
+    def attempt(self, action: Callable[["wandb.Run"], object]) -> None:
+        """Does something with the run, if it is open."""
+        if self.run is None:
+            return
+        try:
+            action(self.run)
+        except Exception as error:  # W&B raises whatever its server, its service and its libraries do
+            logger.warning("W&B broke off the run %s: %s", self.run.name, _one_line(error))
+            broken, self.run = self.run, None
+            with contextlib.suppress(Exception):
+                broken.finish(exit_code=1)  # or its thread would go on, and end with a traceback
+            self._give_up()
+
+    def finish(self, exit_code: int) -> None:
+        """Closes the run; to close it again does nothing."""
+        self.attempt(lambda run: run.finish(exit_code=exit_code))
+        self.run = None
+
+
 class WandbLogger:
-    """Logs one run at a time: a trial from start to finish, or a study. One logger per process.
+    """Logs trials one after another, and beside them the run of their study. One logger per process.
 
     Losing W&B never stops a search: an unreachable server means offline runs from then on, and a run that breaks off
     later costs one logged line. The run folder is the record of truth.
@@ -84,9 +122,8 @@ class WandbLogger:
 
         self.settings = settings
         self._wandb = wandb
-        self._troubles = (*_troubles(), OSError)
-        self._run: wandb.Run | None = None
-        self._study = ""
+        self._trial = self._study = OpenRun(None, self._tear_down)
+        self._group = ""
         folder = self.settings.results_dir.resolve() / "wandb"
         os.environ.setdefault("WANDB_DATA_DIR", str(folder))  # W&B has no setting for these two
         os.environ.setdefault("WANDB_CACHE_DIR", str(folder / "cache"))
@@ -97,77 +134,96 @@ class WandbLogger:
         flat = {key: ",".join(map(str, value)) if isinstance(value, list) else value for key, value in flat.items()}
         flat |= config.hyperparameters
         flat |= {f"version_{name}": version for name, version in config.versions.items()}
-        self._study = config.study
-        self._start(
+        self._trial.finish(exit_code=1)
+        self._group = config.study
+        self._trial = self._start(
             group=config.study,
             job_type=config.role,
             name=f"{config.role}-{config.slot:04d}",
             tags=[config.model, config.family, config.search_type],
             config=flat if n_params is None else {**flat, "n_params": n_params},
         )
-        self._attempt(lambda: self._define_steps("epoch", AXES))
+        self._trial.attempt(lambda run: _define_steps(run, "epoch", AXES))
 
     def log_epoch(self, record: EpochRecord) -> None:
         """Logs an epoch under the step `epoch`; what was not computed is left out."""
         values = {key: float(getattr(record, field)) for field, key in EPOCH_KEYS.items()}
         finite = {key: value for key, value in values.items() if math.isfinite(value)}
-        self._attempt(lambda: self._run.log({"epoch": record.epoch, **finite}))
+        self._trial.attempt(lambda run: run.log({"epoch": record.epoch, **finite}))
 
     def finish_trial(self, results: FinalResults, folder: Path | None = None) -> None:
         """Writes the summary, uploads best_model.pt and the pictures of a run folder, and closes the run."""
-        self._attempt(lambda: self._run.summary.update(summary(results)))
+        self._trial.attempt(lambda run: run.summary.update(summary(results)))
         if folder is not None:
             files = sorted((folder / ARTIFACTS).iterdir())
             models = [file for file in files if file.name == "best_model.pt"]
             pictures = [file for file in files if file.suffix in PICTURES]
-            self._attempt(lambda: self._run.summary.update({"run_folder": str(folder)}))
-            self._attempt(lambda: self._upload(f"{self._study}-models", "model", models))
-            self._attempt(lambda: self._upload(f"{self._study}-pictures", "pictures", pictures))
-        self._finish(exit_code=0 if results.status in ("complete", "pruned") else 1)
+            self._trial.attempt(lambda run: run.summary.update({"run_folder": str(folder)}))
+            self._trial.attempt(lambda run: self._upload(run, f"{self._group}-models", "model", models))
+            self._trial.attempt(lambda run: self._upload(run, f"{self._group}-pictures", "pictures", pictures))
+        self._trial.finish(exit_code=0 if results.status in ("complete", "pruned") else 1)
 
-    def log_study(self, study: StudyLog) -> None:
-        """One run with job type "study" in the group of its trials. W&B keeps copies of the pictures."""
-        data = [[_cell(value) for value in row] for row in study.rows]
-        last = {key: _cell(value) for key, value in study.summary.items()}
-        arguments = {"group": study.name, "job_type": "study", "name": study.name, "config": dict(study.config)}
-        self._start(tags=["study", *study.tags], **arguments)
-        self._attempt(lambda: self._define_steps("trial", sorted({key for row in study.course for key in row})))
-        for row in study.course:
-            self._attempt(lambda row=row: self._run.log(dict(row)))
-        table = self._wandb.Table(columns=list(study.columns), data=data, allow_mixed_types=True)
-        self._attempt(lambda: self._run.log({"trials": table, **self._images(study.pictures)}))
-        self._attempt(lambda: self._run.summary.update(last))
-        self._finish(exit_code=0)
+    def start_study(self, study: StudyHead) -> int:
+        """Begins the run of a study, or goes on with it; returns the number of its last row that the server has.
+
+        Offline nothing is known of earlier runs: each then has all rows, so that the newest says everything.
+        """
+        arguments = {"id": study.id, "group": study.name, "job_type": "study", "name": study.name}
+        self._study = self._start(
+            tags=["study", *study.tags], config=dict(study.config), resume="allow", **arguments
+        )  # fmt: skip
+        self._study.attempt(lambda run: _define_steps(run, STUDY_STEP, study.keys))
+        run = self._study.run
+        return int(run.summary.get(STUDY_STEP, 0)) if run is not None and run.resumed else 0
+
+    def log_row(self, row: Mapping[str, float]) -> None:
+        """A row of the study's course: its number as `trial`, and what is drawn over it."""
+        self._study.attempt(lambda run: run.log(dict(row)))
+
+    def is_study_open(self) -> bool:
+        """Whether the study's run goes on: it was started, and did not break off."""
+        return self._study.run is not None
+
+    def finish_study(self, study: StudyLog | None) -> None:
+        """Logs the table, the pictures, of which W&B keeps copies, and the summary; None where the search failed."""
+        if study is not None and self.is_study_open():
+            data = [[_cell(value) for value in row] for row in study.rows]
+            last = {key: _cell(value) for key, value in study.summary.items()}
+            table = self._wandb.Table(columns=list(study.columns), data=data, allow_mixed_types=True)
+            self._study.attempt(lambda run: run.log({"trials": table, **self._images(study.pictures)}))
+            self._study.attempt(lambda run: run.summary.update(last))
+        self._study.finish(exit_code=1 if study is None else 0)
 
     def close(self) -> None:
-        """Finishes a run that is still open and stops W&B's service process."""
-        self._finish(exit_code=1)
+        """Finishes runs that are still open and stops W&B's service process."""
+        for run in (self._trial, self._study):
+            run.finish(exit_code=1)
         self._tear_down()
 
-    def _start(self, *, tags: list[str], **arguments: object) -> None:
+    def _start(self, *, tags: list[str], **arguments: object) -> OpenRun:
         """Opens a run: offline, now and from here on, where the server cannot be reached."""
         arguments["tags"] = [tag[:LONGEST_TAG] for tag in tags]
-        self._run = None
         for mode in dict.fromkeys((self.settings.mode, "offline")):
             try:
-                self._run = self._init(mode, arguments)
-            except self._troubles as error:
+                run = self._init(mode, arguments)
+            except Exception as error:
                 folder = self.settings.results_dir / "wandb"
                 outcome = f"logging offline in {folder}" if mode == "online" else "this run is not logged there"
                 logger.warning("W&B cannot start a run (%s): %s", _one_line(error), outcome)
                 self._tear_down()
             else:
                 self.settings = replace(self.settings, mode=mode)
-                return
+                return OpenRun(run, self._tear_down)
+        return OpenRun(None, self._tear_down)
 
-    def _init(self, mode: str, arguments: dict[str, object]) -> "wandb.Run":  # noqa: F821 wandb is imported late
+    def _init(self, mode: str, arguments: dict[str, object]) -> "wandb.Run":
         self.settings.results_dir.mkdir(parents=True, exist_ok=True)
-        return self._wandb.init(
+        run = self._wandb.init(
             mode=mode,
             project=self.settings.project,
             entity=self.settings.entity,
             dir=str(self.settings.results_dir.resolve()),
-            reinit="finish_previous",  # without it a second init returns the first run and mixes trials
+            reinit="create_new",  # without it a second init returns the first run, or ends that of the study
             settings=self._wandb.Settings(
                 silent=True,
                 console="off",
@@ -181,49 +237,27 @@ class WandbLogger:
             ),
             **arguments,
         )
-
-    def _define_steps(self, step: str, names: Sequence[str]) -> None:
-        """Draws these keys over `step`, which has no panel of its own."""
-        self._run.define_metric(step, hidden=True)
-        for name in names:
-            if name != step:
-                self._run.define_metric(name, step_metric=step, hidden=name in PANELLESS)
+        os.environ.pop("WANDB_SERVICE", None)  # worker processes start a service of their own, whatever becomes of ours
+        return run
 
     def _images(self, pictures: Mapping[str, tuple[Path, str]]) -> dict[str, object]:
         return {f"report/{name}": self._wandb.Image(str(path), caption=text) for name, (path, text) in pictures.items()}
 
-    def _upload(self, name: str, kind: str, files: list[Path]) -> None:
+    def _upload(self, run: "wandb.Run", name: str, kind: str, files: list[Path]) -> None:
         if not files:
             return
         artifact = self._wandb.Artifact(re.sub(r"[^\w.-]", "-", name, flags=re.ASCII)[-128:], type=kind)
         for file in files:
             # A finished run folder never changes, so W&B need not keep a copy of its own.
             artifact.add_file(str(file.resolve()), name=file.name, policy="immutable", skip_cache=True)
-        self._run.log_artifact(artifact, aliases=[self._run.name[:LONGEST_TAG]])
-
-    def _finish(self, exit_code: int) -> None:
-        self._attempt(lambda: self._run.finish(exit_code=exit_code))
-        self._run = None
-
-    def _attempt(self, action: Callable[[], object]) -> None:
-        """Does something with the open run. When that fails, the rest of the run is not logged, in one line."""
-        if self._run is None:
-            return
-        try:
-            action()
-        except self._troubles as error:
-            logger.warning("W&B broke off the run %s: %s", self._run.name, _one_line(error))
-            broken, self._run = self._run, None
-            with contextlib.suppress(*self._troubles):
-                broken.finish(exit_code=1)  # or its thread would go on, and end with a traceback
-            self._tear_down()
+        run.log_artifact(artifact, aliases=[run.name[:LONGEST_TAG]])
 
     def _tear_down(self) -> None:
         """Stops W&B's service process; the next run starts another, and asks no service of a parent process again."""
         os.environ.pop("WANDB_SERVICE", None)
         try:
             self._wandb.teardown()
-        except self._troubles as error:
+        except Exception as error:
             logger.debug("W&B's service process was gone: %s", _one_line(error))
 
 
@@ -236,7 +270,15 @@ class NullWandb:
 
     def finish_trial(self, results: FinalResults, folder: Path | None = None) -> None: ...
 
-    def log_study(self, study: StudyLog) -> None: ...
+    def start_study(self, study: StudyHead) -> int:
+        return 0
+
+    def log_row(self, row: Mapping[str, float]) -> None: ...
+
+    def is_study_open(self) -> bool:
+        return False
+
+    def finish_study(self, study: StudyLog | None) -> None: ...
 
     def close(self) -> None: ...
 
@@ -256,7 +298,7 @@ def choose_wandb_mode(settings: WandbSettings) -> WandbSettings:
         wandb.setup(wandb.Settings(silent=True))  # a login reports to the terminal otherwise
         if wandb.login(prompt=False, verify=False):
             return settings
-    except _troubles() as error:
+    except Exception as error:
         reason = _one_line(error)
     folder = settings.results_dir / "wandb"
     logger.info("W&B: %s, so runs are logged offline in %s; `wandb login` first logs them online", reason, folder)
@@ -276,12 +318,11 @@ def summary(results: FinalResults) -> dict[str, object]:
     return {**numbers, **named, "status": results.status, "reason": results.reason}
 
 
-def _troubles() -> tuple[type[Exception], ...]:
-    """What W&B raises by itself; that a parent process's service is gone is no `wandb.Error` to it."""
-    import wandb
-    from wandb.sdk.lib.service.service_token import WandbServiceConnectionError
-
-    return wandb.Error, WandbServiceConnectionError
+def _define_steps(run: "wandb.Run", step: str, names: Sequence[str]) -> None:
+    """Draws these keys over `step`, which has no panel of its own."""
+    run.define_metric(step, hidden=True)
+    for name in names:
+        run.define_metric(name, step_metric=step, hidden=name in PANELLESS)
 
 
 def _cell(value: object) -> object:

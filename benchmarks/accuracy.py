@@ -58,6 +58,9 @@ def parse_arguments(arguments: list[str] | None = None) -> argparse.Namespace:
     parser.add_argument("--data_root", type=Path, default=ROOT / "data", help="datasets (default: data)")
     parser.add_argument("--output", type=Path, help="JSON file (default: benchmarks/results/accuracy[_quick].json)")
     parser.add_argument(
+        "--picture", type=Path, help="learning curves (default: docs/images/accuracy_curves[_quick].png)"
+    )
+    parser.add_argument(
         "--checkpoints", type=Path, default=ROOT / "benchmarks" / "checkpoints", help="trained operators"
     )
     found = parser.parse_args(arguments)

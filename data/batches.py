@@ -141,8 +141,9 @@ def delay_rows(split: Split) -> tuple[Tensor, Tensor]:
 class RowWindows:
     """Crops of consecutive rows for training: `past_rows` rows, then `target_rows` rows to predict.
 
-    The first target of a crop is interval 0 in `first_interval_share` of all draws, and else any later complete
-    interval with equal probability: every solution starts from a history, which looks like no later row.
+    Every trajectory is drawn equally often, however many delays it holds: errors are measured per trajectory. The first
+    target of a crop is interval 0 in `first_interval_share` of all draws, because every solution starts from a history,
+    which looks like no later row; and else any later complete interval of it with equal probability.
     """
 
     def __init__(self, split: Split, past_rows: int, target_rows: int, first_interval_share: float) -> None:
@@ -154,11 +155,8 @@ class RowWindows:
         self._tau, self._params = split.tau, split.params
         device = rows.device
         self._offsets = torch.arange(-past_rows, target_rows, device=device) + 1  # row n is stored at n + 1
-        starts = torch.arange(count - 1, device=device) < intervals[:, None]  # (N, K)
-        self._first = starts[:, :1].nonzero()  # pairs (trajectory, first target)
-        later = starts.clone()
-        later[:, 0] = False
-        self._later = later.nonzero()
+        self._first = (intervals >= 1).nonzero().flatten()  # trajectories that have a first interval
+        self._later = (intervals >= 2).nonzero().flatten()  # and later ones
         if len(self._first) == 0:
             raise ValueError(f"{split.name}: no trajectory is one delay long, nothing can be trained on it")
         self._share = first_interval_share if len(self._later) else 1.0
@@ -171,12 +169,16 @@ class RowWindows:
         Rows before the history or past the last complete interval are zero and not present.
         """
         device = self._rows.device
-        chance = torch.rand(n_crops, generator=generator, device=device)
+        chance, place = torch.rand(2, n_crops, generator=generator, device=device)
         first = self._first[torch.randint(len(self._first), (n_crops,), generator=generator, device=device)]
         later = self._later[torch.randint(len(self._later), (n_crops,), generator=generator, device=device)]
-        trajectory, start = torch.where((chance < self._share)[:, None], first, later).unbind(1)
+        is_first = chance < self._share
+        trajectory = torch.where(is_first, first, later)
+        intervals = self._intervals[trajectory]
+        after = (1 + place * (intervals - 1)).long().minimum(intervals - 1)  # 1 … K-1
+        start = torch.where(is_first, torch.zeros_like(after), after)
         row = start[:, None] + self._offsets  # (B, past+target), stored place in the trajectory's plane
-        present = (row >= 0) & (row <= self._intervals[trajectory][:, None])
+        present = (row >= 0) & (row <= intervals[:, None])
         index = torch.where(present, trajectory[:, None] * self._rows_per_trajectory + row, len(self._rows) - 1)
         rows = self._rows.index_select(0, index.flatten()).view(*index.shape, *self._rows.shape[1:])
         return rows, present, self._tau[trajectory], self._params[trajectory]

@@ -71,15 +71,16 @@ def test_draws_are_consecutive_rows_of_one_trajectory_and_absent_ones_are_zero(p
     assert set(start[trajectory == 0].tolist()) == {0, 1, 2, 3}
 
 
-def test_the_first_interval_gets_its_share_and_the_others_equal_ones():
+def test_trajectories_are_drawn_alike_the_first_interval_gets_its_share_and_the_others_equal_ones():
     windows = RowWindows(collate(ramps([5 * POINTS, 3 * POINTS])), 1, 1, 0.25)
     n = 20_000
     rows, _, tau, _ = windows.draw(n, torch.Generator().manual_seed(1))
     starts = (rows[:, 1, 0, 0] - 100 * (tau - 1)).long()
     counts = torch.bincount(starts + 5 * (tau.long() - 1), minlength=8)[:8] / n
-    expected = torch.tensor([0.125, *[0.125] * 4, 0.125, *[0.125] * 2])  # a quarter on 2 first, the rest on 6 others
-    spread = (0.125 * 0.875 / n) ** 0.5
-    assert (counts - expected).abs().max() < 5 * spread
+    # A quarter goes to first intervals; of each trajectory's half of the rest, its later intervals get equal parts.
+    expected = torch.tensor([0.125, *[0.375 / 4] * 4, 0.125, *[0.375 / 2] * 2])
+    spread = (expected * (1 - expected) / n).sqrt()
+    assert ((counts - expected).abs() < 5 * spread).all()
 
 
 @pytest.mark.parametrize(("share", "expected"), [(0.0, {1, 2}), (1.0, {0})])

@@ -19,7 +19,7 @@ import argparse
 import dataclasses
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -45,6 +45,7 @@ PUBLISHED_BORDER, PUBLISHED_LONGEST = 1.3, 2.0  # delays: the end of training's,
 PUBLISHED_TARGETS = {"in range": 5e-4, "larger delays": 1e-2}
 REPORTED = {"in range": 0.049, "larger delays": 0.330}
 GIVEN, PREDICTED = 4, 10  # delays of the setting with a hidden parameter
+TOLD = "method_of_steps, told beta"
 TRAINED_SHARE = 0.8  # of the range of the delay, as `data.trajectories` draws it
 
 Found = dict[str, float]
@@ -85,8 +86,23 @@ def trained(model: str, data: FamilyData, arguments: argparse.Namespace, **chang
         clock=time.process_time,
     )
     if result.operator is None:
-        raise SystemExit(f"{model} on {data.family}: {result.reason}")
+        raise Failed(str(result.reason))
     return result.operator
+
+
+class Failed(RuntimeError):
+    """A training that left no operator, and why."""
+
+
+def each(models: Sequence[str], measure: Callable[[str], Found]) -> dict[str, Found | str]:
+    """What every operator reaches, or why its training failed."""
+    found: dict[str, Found | str] = {}
+    for model in models:
+        try:
+            found[model] = measure(model)
+        except Failed as failure:
+            found[model] = str(failure)
+    return found
 
 
 def summary(errors: torch.Tensor | np.ndarray, name: str) -> Found:
@@ -135,16 +151,16 @@ def exact_solution(family: Family, draw: object, times: np.ndarray) -> np.ndarra
     return solve(family, lambda t: draw.history(t / draw.tau), draw.tau, draw.params, times)[:, 0]
 
 
-def published(arguments: argparse.Namespace) -> dict[str, Found]:
+def published(arguments: argparse.Namespace) -> dict[str, Found | str]:
     inside, beyond = published_family(0.1, PUBLISHED_BORDER), published_family(PUBLISHED_BORDER, PUBLISHED_LONGEST)
     data = made(inside, SIZES)
-    found = {}
-    for model in arguments.models:
+
+    def measure(model: str) -> Found:
         operator = trained(model, data, arguments)
-        found[model] = summary(published_scores(operator, inside), "in range") | summary(
-            published_scores(operator, beyond), "larger delays"
-        )
-    return found
+        scores = (published_scores(operator, family) for family in (inside, beyond))
+        return summary(next(scores), "in range") | summary(next(scores), "larger delays")
+
+    return each(arguments.models, measure)
 
 
 # --- a hidden parameter ----------------------------------------------------------------------------------------------
@@ -185,17 +201,16 @@ def after_given(operator: dno.Operator, split: Split) -> torch.Tensor:
     return relative_error(predicted, truth, torch.ones_like(truth[..., 0], dtype=torch.bool))
 
 
-def hidden(arguments: argparse.Namespace) -> dict[str, Found]:
-    found = {}
-    data = hidden_data(is_told=False)
-    for model in arguments.models:
+def hidden(arguments: argparse.Namespace) -> dict[str, Found | str]:
+    untold, told = hidden_data(is_told=False), hidden_data(is_told=True)
+
+    def measure(model: str) -> Found:
+        data = told if model == TOLD else untold
         # Of the first delay nothing can be known: beta has not acted yet.
-        operator = trained(model, data, arguments, first_interval_share=0.0)
-        found[model] = summary(after_given(operator, data.splits["test"]), "after four delays")
-    told = hidden_data(is_told=True)
-    operator = trained("method_of_steps", told, arguments, first_interval_share=0.0)
-    found["method_of_steps, told beta"] = summary(after_given(operator, told.splits["test"]), "after four delays")
-    return found
+        operator = trained(model.split(",")[0], data, arguments, first_interval_share=0.0)
+        return summary(after_given(operator, data.splits["test"]), "after four delays")
+
+    return each([*arguments.models, TOLD], measure)
 
 
 # --- a control outside the class -------------------------------------------------------------------------------------
@@ -265,18 +280,20 @@ def _with_mass(phi: Callable[[np.ndarray], np.ndarray], mass: float) -> Callable
     return lambda s: np.concatenate([phi(s), np.full((len(s), 1), mass)], axis=1)
 
 
-def control(arguments: argparse.Namespace) -> dict[str, Found]:
+def control(arguments: argparse.Namespace) -> dict[str, Found | str]:
     from dno.metrics import relative_error
     from model_evaluation import rollout
 
-    data, found = control_data(), {}
-    for model in arguments.models:
-        operator, found[model] = trained(model, data, arguments), {}
+    data = control_data()
+
+    def measure(model: str) -> Found:
+        operator, found = trained(model, data, arguments), {}
         for name, words in (("test", "in range"), ("test_tau", "larger delays")):
             split = data.splits[name]
-            error = relative_error(rollout(operator, split), split.solution, split.mask)
-            found[model] |= summary(error, words)
-    return found
+            found |= summary(relative_error(rollout(operator, split), split.solution, split.mask), words)
+        return found
+
+    return each(arguments.models, measure)
 
 
 def main() -> int:
@@ -290,10 +307,12 @@ def main() -> int:
     for setting in tqdm(arguments.settings, desc="settings"):
         results[setting] = globals()[setting](arguments)
         for model, found in results[setting].items():
-            tqdm.write(f"{setting}: {model}: " + ", ".join(f"{name} {value:.2e}" for name, value in found.items()))
+            numbers = found if isinstance(found, str) else ", ".join(f"{k} {v:.2e}" for k, v in found.items())
+            tqdm.write(f"{setting}: {model}: {numbers}")
     rows = []
     for name, target in PUBLISHED_TARGETS.items():
-        values = [found[f"{name}: median"] for found in results.get("published", {}).values()]
+        medians = [found for found in results.get("published", {}).values() if not isinstance(found, str)]
+        values = [found[f"{name}: median"] for found in medians]
         if values:
             best = min(values)
             row = {"name": f"published, {name}", "value": best, "unit": "relative L2", "target": target}

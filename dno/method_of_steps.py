@@ -26,7 +26,7 @@ class MethodOfStepsHyperparameters:
     fourier_modes_x: int = 6
     dropout: float = 0.0
     sweeps: int = 12
-    sub_windows: int = 2
+    sub_windows: int = 4
     log_state: bool = False
     per_capita: bool = False
     homogeneous: bool = False

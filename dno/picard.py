@@ -110,4 +110,6 @@ class PicardHead(nn.Module):
         if jump is not None:
             predicted = predicted + jump.diff(dim=0)
         unit = tau[:, None] * operator.rate_scale / operator.spec.points_per_delay
-        return (predicted - truth.diff(dim=0)) / unit
+        increments = truth.diff(dim=0) / unit
+        steep = increments.square().mean((0, 1), keepdim=True)  # (1, 1, B, c)
+        return (predicted / unit - increments) * (1 + steep).rsqrt()

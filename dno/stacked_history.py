@@ -30,7 +30,7 @@ class StackedHistoryHyperparameters:
     dropout: float = 0.0
     rows: int = 4
     sweeps: int = 12
-    sub_windows: int = 2
+    sub_windows: int = 4
     log_state: bool = False
     per_capita: bool = False
     homogeneous: bool = False

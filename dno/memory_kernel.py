@@ -165,7 +165,7 @@ class MemoryKernel(Operator):
     def training_loss(
         self, rows: Tensor, present: Tensor, tau: Tensor, params: Tensor, progress: float, generator: torch.Generator
     ) -> Tensor:
-        """Error of one Runge–Kutta step from every true point, in units of the step's typical change."""
+        """Error of one Runge–Kutta step from every true point, balanced."""
         past, target = self.to_field(rows[:, 0]), self.to_field(rows[:, 1])
         scale = self.scale_of(past)
         row, truth = self.encode(past, scale), self.encode(target, scale)
@@ -183,8 +183,7 @@ class MemoryKernel(Operator):
         middle = self.past(parameters, memory_half, delayed_half, slope_half, half[:, 0])
         start, end = at_points.at(slice(None, -1)), at_points.at(slice(1, None))
         stepped = self.runge_kutta(self.rate_function(parameters, tau), truth[:-1], start, middle, end)
-        unit = self.step * tau[:, None] * self.rate_scale
-        return ((stepped - truth[1:]) / unit).square().mean()
+        return self.balanced(stepped - truth[:-1], truth.diff(dim=0), tau).square().mean()
 
     def forward(self, history: Tensor, tau: Tensor, params: Tensor, n_steps: int) -> Tensor:
         whole, half = self.kernels()

@@ -99,17 +99,14 @@ class PicardHead(nn.Module):
         return self.windows(start, rate, self.jump(features, parameters))
 
     def residual(self, operator: Operator, truth: Tensor, features: Tensor, parameters: Tensor, tau: Tensor) -> Tensor:
-        """What one sweep from the true row (S, X, B, c) misses of its increments, in units of their typical size.
+        """What one sweep from the true row (S, X, B, c) misses of its increments, balanced: (S-1, X, B, c).
 
-        (S-1, X, B, c), from one evaluation of F and no iteration. Increments rather than values: an error of the
-        rate counts the same wherever in the interval it is made.
+        From one evaluation of F and no iteration. Increments rather than values: an error of the rate counts the same
+        wherever in the interval it is made.
         """
         rate = self.rate_function(operator, features, parameters, tau)(truth, slice(None))
         predicted = torch.tensordot(self.increments, rate, 1)
         jump = self.jump(features, parameters)
         if jump is not None:
             predicted = predicted + jump.diff(dim=0)
-        unit = tau[:, None] * operator.rate_scale / operator.spec.points_per_delay
-        increments = truth.diff(dim=0) / unit
-        steep = increments.square().mean((0, 1), keepdim=True)  # (1, 1, B, c)
-        return (predicted / unit - increments) * (1 + steep).rsqrt()
+        return operator.balanced(predicted, truth.diff(dim=0), tau)

@@ -3,6 +3,7 @@
     python benchmarks/search.py --quick                 # one repeat, a short budget
     python benchmarks/search.py                         # three repeats
     python benchmarks/search.py --ray /path/to/python   # with Ray Tune, in an environment of requirements-ray.txt
+    python benchmarks/search.py --ranks                 # whether early errors rank configurations as late ones do
 
 All train the same operator on the same data in the same space with the same trainer, and begin with the same
 configuration. At a third, two thirds and all of the budget, the configuration that is best on validation is trained
@@ -45,6 +46,7 @@ WORDS = {
     "asha": "Ray Tune, ASHA and Optuna",
 }
 POLL_SECONDS = 0.2
+DEVICE = "CPU, one thread; CPU seconds"
 
 
 @dataclass(frozen=True)
@@ -64,15 +66,19 @@ def parse_arguments() -> argparse.Namespace:
     parser.add_argument("--family", default="mackey")
     parser.add_argument("--repeats", type=int, default=3)
     parser.add_argument("--seconds", type=float, default=600, help="CPU seconds of each search (default: 600)")
-    parser.add_argument("--max_epochs", type=int, default=45)
+    parser.add_argument("--max_epochs", type=int, default=27)
+    parser.add_argument("--widest", type=int, default=64, help="leaves wider operators out of the space (default: 64)")
+    parser.add_argument("--ranks", type=int, nargs="?", const=12, metavar="N", help="train N configurations (12)")
     parser.add_argument("--ray", type=Path, help="python of an environment with Ray Tune")
     parser.add_argument("--data_root", type=Path, default=ROOT / "data")
-    parser.add_argument("--output", type=Path, default=ROOT / "benchmarks" / "results" / "search.json")
+    parser.add_argument("--output", type=Path, help="default: search.json, search_quick.json or search_ranks.json")
     parser.add_argument("--worker", choices=("tpe", "random", "asha"), help=argparse.SUPPRESS)
     parser.add_argument("--seed", type=int, default=0, help=argparse.SUPPRESS)
     arguments = parser.parse_args()
     if arguments.quick:
-        arguments.repeats, arguments.seconds, arguments.max_epochs = 1, 150.0, 27
+        arguments.repeats, arguments.seconds = 1, 100.0
+    kind = "_ranks" if arguments.ranks else "_quick" if arguments.quick else ""
+    arguments.output = arguments.output or ROOT / "benchmarks" / "results" / f"search{kind}.json"
     return arguments
 
 
@@ -87,6 +93,7 @@ def setting(arguments: argparse.Namespace) -> tuple[FamilyData, dict[str, object
     from search.sampling import snap
 
     torch.set_num_threads(1)
+    narrow(arguments)
     data = load_family(arguments.family, arguments.data_root, torch.device("cpu"))
     spec = model_trainer.operator_spec(data)
     space, _ = restrict(parse_space(arguments.model), lambda n, v: dno.objection(arguments.model, n, v, spec))
@@ -95,17 +102,26 @@ def setting(arguments: argparse.Namespace) -> tuple[FamilyData, dict[str, object
     return data, space, defaults | first
 
 
+def narrow(arguments: argparse.Namespace) -> None:
+    """Takes the widest operators out of the space of this process: one of their trials costs as much as twenty."""
+    import hyperparameter_config
+
+    entries = hyperparameter_config.SEARCH_SPACES[arguments.model]
+    entries["width"] = [width for width in entries["width"] if width <= arguments.widest]
+
+
 def train(
     arguments: argparse.Namespace,
     data: FamilyData,
     hyperparameters: dict[str, object],
     seed: int,
     on_epoch: Callable[[EpochRecord], str | None] = lambda record: None,
+    rungs: tuple[int, ...] = (),
 ) -> TrainingResult:
     """One training by the trainer that all share."""
     import model_trainer
 
-    limits = model_trainer.Limits(arguments.max_epochs, arguments.max_epochs)
+    limits = model_trainer.Limits(arguments.max_epochs, arguments.max_epochs, None, rungs)
     return model_trainer.train(arguments.model, hyperparameters, data, limits=limits, seed=seed, on_epoch=on_epoch)
 
 
@@ -259,6 +275,11 @@ def main() -> int:
     prepare_process()
     is_default = uses_default_root(arguments.data_root)
     ensure_datasets(arguments.family, arguments.data_root, is_default_root=is_default)
+    if arguments.ranks:
+        from benchmarks import ranks
+
+        ranks.run(arguments, DEVICE)
+        return 0
     methods = arguments.methods or [method for method in METHODS if method != "asha" or arguments.ray]
     started = time.perf_counter()
     records = measure(arguments, methods)

@@ -66,7 +66,7 @@ def domain(entry: Range | Choice, tune: ModuleType) -> object:
 
 
 def train_one(config: dict[str, object], arguments: argparse.Namespace, spent: str) -> None:
-    """One trial: the shared trainer, every validation error reported."""
+    """One trial: the shared trainer, every validation error reported, the last one after the final evaluation."""
     from ray import tune
 
     from benchmarks.search import setting, train
@@ -74,7 +74,7 @@ def train_one(config: dict[str, object], arguments: argparse.Namespace, spent: s
     data, _, first = setting(arguments)
     best, last = float("inf"), time.process_time()
 
-    def on_epoch(record: EpochRecord) -> None:
+    def report(record: EpochRecord, is_complete: bool) -> None:
         nonlocal best, last
         now = time.process_time()
         with open(spent, "a") as file:
@@ -82,10 +82,16 @@ def train_one(config: dict[str, object], arguments: argparse.Namespace, spent: s
         last = now
         if record.val_rel_error == record.val_rel_error:
             best = min(best, record.val_rel_error)
-            is_complete = record.epoch == arguments.max_epochs
-            tune.report(
-                {"epoch": record.epoch, "error": record.val_rel_error, "best": best, "is_complete": is_complete}
-                | {"spent": total(Path(spent))}
-            )
+            found = {"epoch": record.epoch, "error": record.val_rel_error, "best": best, "is_complete": is_complete}
+            tune.report(found | {"spent": total(Path(spent))})
 
-    train(arguments, data, first | config, 0, on_epoch)
+    def on_epoch(record: EpochRecord) -> None:
+        nonlocal latest
+        latest = record
+        if record.epoch < arguments.max_epochs:
+            report(record, is_complete=False)
+
+    latest: EpochRecord | None = None
+    result = train(arguments, data, first | config, 0, on_epoch)
+    if result.status == "complete":
+        report(latest, is_complete=True)

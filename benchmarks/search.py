@@ -15,7 +15,7 @@ from __future__ import annotations
 
 import argparse
 import json
-import shutil
+import math
 import statistics
 import subprocess
 import sys
@@ -29,7 +29,7 @@ from typing import TYPE_CHECKING
 ROOT = Path(__file__).resolve().parents[1]
 sys.path.insert(0, str(ROOT))
 
-from benchmarks.record import write_results  # noqa: E402
+from benchmarks.record import head, write_results  # noqa: E402
 
 if TYPE_CHECKING:
     from data.batches import FamilyData
@@ -37,7 +37,8 @@ if TYPE_CHECKING:
     from model_trainer import TrainingResult
 
 CHECKPOINTS = (1 / 3, 2 / 3, 1.0)  # of the budget
-METHODS = ("promote", "hyperband", "tpe", "random", "asha")
+OURS = ("promote", "hyperband")
+METHODS = (*OURS, "tpe", "random", "asha")
 WORDS = {
     "promote": "this search, --pruner promote",
     "hyperband": "this search, --pruner hyperband",
@@ -47,6 +48,9 @@ WORDS = {
 }
 POLL_SECONDS = 0.2
 DEVICE = "CPU, one thread; CPU seconds"
+
+
+Run = dict[str, object]
 
 
 @dataclass(frozen=True)
@@ -72,11 +76,13 @@ def parse_arguments() -> argparse.Namespace:
     parser.add_argument("--ray", type=Path, help="python of an environment with Ray Tune")
     parser.add_argument("--data_root", type=Path, default=ROOT / "data")
     parser.add_argument("--output", type=Path, help="default: search.json, search_quick.json or search_ranks.json")
-    parser.add_argument("--worker", choices=("tpe", "random", "asha"), help=argparse.SUPPRESS)
+    parser.add_argument("--fresh_seeds", type=int, default=2, help="trainings of each best configuration (default: 2)")
+    parser.add_argument("--worker", choices=METHODS, help=argparse.SUPPRESS)
+    parser.add_argument("--results_dir", type=Path, help=argparse.SUPPRESS)
     parser.add_argument("--seed", type=int, default=0, help=argparse.SUPPRESS)
     arguments = parser.parse_args()
     if arguments.quick:
-        arguments.repeats, arguments.seconds = 1, 100.0
+        arguments.repeats, arguments.seconds, arguments.fresh_seeds = 1, 100.0, 1
     kind = "_ranks" if arguments.ranks else "_quick" if arguments.quick else ""
     arguments.output = arguments.output or ROOT / "benchmarks" / "results" / f"search{kind}.json"
     return arguments
@@ -126,7 +132,13 @@ def train(
 
 
 def work(arguments: argparse.Namespace) -> None:
-    """The life of a peer's search: prints each finished trial as a line of JSON until the budget is spent."""
+    """The life of a search: until the budget is spent, a peer prints each finished trial as a line of JSON."""
+    if arguments.worker in OURS:
+        narrow(arguments)
+        import hyperparameter_search
+
+        hyperparameter_search.main(our_flags(arguments))
+        return
     from search.environment import prepare_process
 
     prepare_process()
@@ -156,44 +168,55 @@ def work(arguments: argparse.Namespace) -> None:
             print(json.dumps(found), flush=True)
 
 
-def peer(arguments: argparse.Namespace, method: str, seed: int) -> Iterator[Found]:
-    """The trials of a peer's search, run in a process of its own."""
+def our_flags(arguments: argparse.Namespace) -> list[str]:
+    """The real command, with more trials than it can finish."""
+    flags = {"search_type": "bayesian", "model": arguments.model, "family": arguments.family, "n_trials": 10_000}
+    flags |= {"max_epochs": arguments.max_epochs, "patience": arguments.max_epochs, "pruner": arguments.worker}
+    flags |= {"seed": arguments.seed, "n_workers": 1, "data_root": arguments.data_root}
+    flags |= {"results_dir": arguments.results_dir, "wandb_mode": "disabled"}
+    return ["-q", *(f"--{name}={value}" for name, value in flags.items())]
+
+
+def command(arguments: argparse.Namespace, method: str, seed: int, results_dir: Path) -> list[str]:
+    """This script as the worker of one search."""
+    flags = {name: getattr(arguments, name) for name in ("model", "family", "seconds", "max_epochs", "widest")}
+    flags |= {"data_root": arguments.data_root.resolve(), "results_dir": results_dir, "worker": method, "seed": seed}
     python = str(arguments.ray) if method == "asha" else sys.executable
-    command = [python, __file__, "--worker", method, "--seed", str(seed), "--seconds", str(arguments.seconds)]
-    command += ["--model", arguments.model, "--family", arguments.family, "--max_epochs", str(arguments.max_epochs)]
-    command += ["--data_root", str(arguments.data_root)]
-    done = subprocess.run(command, cwd=ROOT, check=True, stdout=subprocess.PIPE, text=True)
+    return [python, __file__, *(f"--{name}={value}" for name, value in flags.items())]
+
+
+def peer(arguments: argparse.Namespace, method: str, seed: int, folder: Path) -> Iterator[Found]:
+    """The trials of a peer's search, run in a process of its own."""
+    done = subprocess.run(
+        command(arguments, method, seed, folder), cwd=ROOT, check=True, stdout=subprocess.PIPE, text=True
+    )
     for line in done.stdout.splitlines():
         if line.startswith("{"):
             yield Found(**json.loads(line))
 
 
-def ours(arguments: argparse.Namespace, pruner: str, seed: int) -> Iterator[Found]:
-    """The complete trials of the real command, which is interrupted when the budget is spent."""
+def ours(arguments: argparse.Namespace, method: str, seed: int, folder: Path) -> Iterator[Found]:
+    """The complete trials of the real command, which is killed when the budget is spent."""
     import psutil
 
     from experiment_tracker import read_run
 
-    results = Path(tempfile.mkdtemp())
-    command = [sys.executable, "hyperparameter_search.py", "--search_type", "bayesian", "--model", arguments.model]
-    command += ["--family", arguments.family, "--n_trials", "10000", "--max_epochs", str(arguments.max_epochs)]
-    command += ["--patience", str(arguments.max_epochs), "--pruner", pruner, "--seed", str(seed), "--n_workers", "1"]
-    command += ["--data_root", str(arguments.data_root), "--results_dir", str(results), "--wandb_mode", "disabled"]
-    process = psutil.Popen([*command, "-q"], cwd=ROOT, stdout=subprocess.DEVNULL)
+    process = psutil.Popen(command(arguments, method, seed, folder), cwd=ROOT, stdout=subprocess.DEVNULL)
     ended: dict[Path, float] = {}
-    while process.poll() is None:
+    spent = 0.0
+    while process.poll() is None and spent < arguments.seconds:
         spent = sum(process.cpu_times()[:2])
-        for path in results.glob("*/final_results.json"):
+        for path in folder.glob("*/final_results.json"):
             if path not in ended and '"status": "complete"' in path.read_text():
                 ended[path] = spent
-        if spent >= arguments.seconds:
-            process.kill()
-            process.wait()
         time.sleep(POLL_SECONDS)
+    if process.poll() is not None:
+        raise RuntimeError(f"the search ended by itself after {spent:.0f} s, with exit code {process.returncode}")
+    process.kill()
+    process.wait()
     for path, seconds in sorted(ended.items(), key=lambda item: item[1]):
         run = read_run(path.parent)
         yield Found(seconds, run.results.metrics["val_rel_error"], run.config.hyperparameters)
-    shutil.rmtree(results)
 
 
 def best_at(found: list[Found], seconds: float) -> Found | None:
@@ -201,49 +224,63 @@ def best_at(found: list[Found], seconds: float) -> Found | None:
     return min((f for f in found if f.seconds <= seconds), key=lambda f: f.error, default=None)
 
 
-def measure(arguments: argparse.Namespace, methods: list[str]) -> list[dict[str, object]]:
-    """One record for each method, repeat and checkpoint of the budget."""
+def measure(arguments: argparse.Namespace, methods: list[str], runs: list[Run]) -> Iterator[list[Run]]:
+    """Adds to `runs` one record for each method, repeat and checkpoint of the budget; yields them after each search."""
     data, _, _ = setting(arguments)
-    errors: dict[str, float] = {}
+    errors = {json.dumps(run["hyperparameters"], sort_keys=True): run["test"] for run in runs if "test" in run}
 
     def again(hyperparameters: dict[str, object]) -> float:
-        """The median test error of two fresh trainings of a configuration."""
+        """The median test error of fresh trainings of a configuration."""
         key = json.dumps(hyperparameters, sort_keys=True)
         if key not in errors:
-            tests = [train(arguments, data, hyperparameters, 10_000 + seed).metrics for seed in range(2)]
+            seeds = range(arguments.fresh_seeds)
+            tests = [train(arguments, data, hyperparameters, 10_000 + seed).metrics for seed in seeds]
             errors[key] = statistics.median(metrics.get("test_rel_error", float("inf")) for metrics in tests)
         return errors[key]
 
-    records = []
+    finished = {(run["method"], run["repeat"]) for run in runs}
     for repeat in range(arguments.repeats):
         for method in methods:  # in turn, so that a slow hour of the machine hits all
-            search = peer if method in ("tpe", "random", "asha") else ours
-            found = list(search(arguments, method, repeat))
+            if (method, repeat) in finished:
+                continue
+            with tempfile.TemporaryDirectory() as folder:
+                found = list((ours if method in OURS else peer)(arguments, method, repeat, Path(folder)))
             for share in CHECKPOINTS:
-                best = best_at(found, share * arguments.seconds)
-                if best is None:
-                    continue
-                n_trials = sum(f.seconds <= share * arguments.seconds for f in found)
-                record = {"method": method, "repeat": repeat, "seconds": share * arguments.seconds, "trials": n_trials}
-                record |= {"validation": best.error, "test": again(best.hyperparameters)}
-                records.append(record)
-                print(
-                    f"{WORDS[method]}, repeat {repeat}, {record['seconds']:.0f} s: {n_trials} trials complete, "
-                    f"validation {best.error:.3g}, trained again: test {record['test']:.3g}",
-                    flush=True,
-                )
-    return records
+                seconds = share * arguments.seconds
+                best, n_trials = best_at(found, seconds), sum(f.seconds <= seconds for f in found)
+                run = {"method": method, "repeat": repeat, "seconds": seconds, "trials": n_trials, "commit": head()}
+                if best is not None:
+                    run |= {"validation": best.error, "hyperparameters": best.hyperparameters}
+                    run |= {"test": again(best.hyperparameters)}
+                runs.append(run)
+                trials = f"{WORDS[method]}, repeat {repeat}, {seconds:.0f} s: {n_trials} trials complete"
+                errors_of = f", validation {best.error:.3g}, trained again: test {run['test']:.3g}" if best else ""
+                print(trials + errors_of, flush=True)
+            yield runs
 
 
-def medians(records: list[dict[str, object]]) -> dict[str, dict[float, float]]:
-    """Median test error over the repeats, by method and seconds."""
+def medians(runs: list[Run]) -> dict[str, dict[float, float]]:
+    """Median test error over the repeats, by method and seconds; infinite where no trial was complete."""
     found: dict[str, dict[float, list[float]]] = {}
-    for record in records:
-        found.setdefault(record["method"], {}).setdefault(record["seconds"], []).append(record["test"])
+    for run in runs:
+        found.setdefault(run["method"], {}).setdefault(run["seconds"], []).append(run.get("test", math.inf))
     return {m: {s: statistics.median(v) for s, v in by_seconds.items()} for m, by_seconds in found.items()}
 
 
-def draw(records: list[dict[str, object]], path: Path) -> None:
+def verdicts(table: dict[str, dict[float, float]], seconds: float) -> list[dict[str, object]]:
+    """The goals: TPE's last error at a third of its seconds, and at the end no worse than random search and ASHA."""
+    rows = []
+    for method in filter(table.__contains__, OURS):
+        for rival, share in (("tpe", 1 / 3), ("tpe", 1.0), ("random", 1.0), ("asha", 1.0)):
+            mine, other = table[method].get(share * seconds), table.get(rival, {}).get(seconds)
+            if mine is not None and other is not None:
+                ratio = mine / other if math.isfinite(mine) and math.isfinite(other) else None
+                name = f"{WORDS[method]} at {share * seconds:.0f} s / {WORDS[rival]} at {seconds:.0f} s: test error"
+                rows.append({"name": name, "value": ratio, "unit": "", "target": 1.0, "holds": mine <= other})
+    return rows
+
+
+def draw(runs: list[Run], path: Path) -> None:
     """The curve of every method, its repeats as points."""
     import matplotlib
 
@@ -253,10 +290,10 @@ def draw(records: list[dict[str, object]], path: Path) -> None:
     from report.style import COLOURS, SPARE_COLOURS
 
     figure, axes = plt.subplots(figsize=(5.2, 3.2), layout="constrained")
-    for colour, (method, curve) in zip((*COLOURS.values(), *SPARE_COLOURS), medians(records).items(), strict=False):
+    for colour, (method, curve) in zip((*COLOURS.values(), *SPARE_COLOURS), medians(runs).items(), strict=False):
         axes.plot(list(curve), list(curve.values()), marker="o", ms=4, color=colour, label=WORDS[method])
-        mine = [record for record in records if record["method"] == method]
-        axes.plot([r["seconds"] for r in mine], [r["test"] for r in mine], ".", ms=3, color=colour, alpha=0.5)
+        mine = [run for run in runs if run["method"] == method]
+        axes.plot([r["seconds"] for r in mine], [r.get("test") for r in mine], ".", ms=3, color=colour, alpha=0.5)
     axes.set(xlabel="CPU seconds", ylabel="test error of the best configuration", yscale="log")
     axes.legend(fontsize=7, frameon=False)
     figure.savefig(path, dpi=170)
@@ -281,22 +318,34 @@ def main() -> int:
         ranks.run(arguments, DEVICE)
         return 0
     methods = arguments.methods or [method for method in METHODS if method != "asha" or arguments.ray]
-    started = time.perf_counter()
-    records = measure(arguments, methods)
-    draw(records, ROOT / "docs" / "images" / "search.png")
-    table = medians(records)
+    names = ("model", "family", "seconds", "max_epochs", "widest", "fresh_seeds")
+    settings = {name: getattr(arguments, name) for name in names}
+    stored = json.loads(arguments.output.read_text()) if arguments.output.exists() else {}
+    runs = stored["runs"] if stored.get("settings") == settings else []
+    for so_far in measure(arguments, methods, runs):
+        keep(arguments, settings, so_far)
+    draw(runs, ROOT / "docs" / "images" / arguments.output.with_suffix(".png").name)
+    table = medians(runs)
     print("\n| method | " + " | ".join(f"{share * arguments.seconds:.0f} s" for share in CHECKPOINTS) + " |")
     print("|---|" + "---|" * len(CHECKPOINTS))
     for method, curve in table.items():
         cells = [f"{curve.get(share * arguments.seconds, float('nan')):.2e}" for share in CHECKPOINTS]
         print(f"| {WORDS[method]} | " + " | ".join(cells) + " |")
+    for row in verdicts(table, arguments.seconds):
+        print(f"{row['name']}: {row['value'] or math.inf:.2f}, {'holds' if row['holds'] else 'does not hold'}")
+    return 0
+
+
+def keep(arguments: argparse.Namespace, settings: dict[str, object], runs: list[Run]) -> None:
+    """Writes what is measured: the same command goes on from there."""
     write_results(
         arguments.output,
-        device=f"CPU, one thread; {time.perf_counter() - started:.0f} s of the clock",
+        device=DEVICE,
         command="python benchmarks/search.py " + " ".join(sys.argv[1:]),
-        rows=records,
+        rows=verdicts(medians(runs), arguments.seconds),
+        settings=settings,
+        runs=runs,
     )
-    return 0
 
 
 if __name__ == "__main__":

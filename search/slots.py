@@ -101,6 +101,11 @@ def is_finished(trial: FrozenTrial) -> bool:
     """Whether this trial finishes its slot, unless it was pruned and goes on."""
     if trial.state in (TrialState.COMPLETE, TrialState.PRUNED):
         return True
+    return is_failed(trial)
+
+
+def is_failed(trial: FrozenTrial) -> bool:
+    """Whether this trial ended by its own divergence or lack of memory."""
     return trial.state == TrialState.FAIL and trial.user_attrs.get("end") == FAILED
 
 

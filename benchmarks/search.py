@@ -307,7 +307,7 @@ def main() -> int:
         return 0
     from data.generate import ensure_datasets
     from search.environment import prepare_process
-    from search.plan import uses_default_root
+    from search.places import uses_default_root
 
     prepare_process()
     is_default = uses_default_root(arguments.data_root)

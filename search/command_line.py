@@ -329,6 +329,13 @@ def parse_arguments(arguments: Sequence[str]) -> Options:
         parser.error("argument --sampler: goes with --search_type bayesian")
     if values["sampler"] == "cmaes" and len(objectives) > 1:
         parser.error("argument --sampler: cmaes takes one objective; tpe and gp take several")
+    if values["sampler"] == "cmaes" and values["storage"] is not None:
+        parser.error(
+            "argument --sampler: cmaes keeps its state as a pickle in the study, by which whoever writes to a database "
+            "could run code here; with --storage take tpe or gp"
+        )
+    if objectives != ("rel_error",) and values["search_type"] != "grid":
+        notes.append("no trial is stopped early: pruners see rel_error alone, which does not decide these objectives")
     if values["pruner"] == "promote" and values["max_seconds"] is not None:
         parser.error("argument --pruner: promote compares trials at equal epochs; leave out --max_seconds")
     verbosity = values.pop("verbose") - values.pop("quiet")

@@ -33,6 +33,7 @@ def run(arguments: argparse.Namespace, device: str) -> None:
     wanted = {name: getattr(arguments, name) for name in ("model", "family", "max_epochs", "widest")}
     stored = json.loads(arguments.output.read_text()) if arguments.output.exists() else {}
     trained = stored["trained"] if stored.get("settings") == wanted else []
+    optuna.logging.set_verbosity(optuna.logging.WARNING)
     study = optuna.create_study(sampler=optuna.samplers.RandomSampler(seed=0))
     ladder = rungs(arguments.max_epochs)
     for i in range(arguments.ranks):

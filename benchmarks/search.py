@@ -64,15 +64,15 @@ class Found:
 
 def parse_arguments() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__.split("\n\n")[0], allow_abbrev=False)
-    parser.add_argument("--quick", action="store_true", help="one repeat, a third of the budget, fewer epochs")
+    parser.add_argument("--quick", action="store_true", help="one repeat, a third of the budget, one fresh seed")
     parser.add_argument("--methods", nargs="+", choices=METHODS, help="default: all whose packages are there")
     parser.add_argument("--model", default="method_of_steps")
     parser.add_argument("--family", default="mackey")
     parser.add_argument("--repeats", type=int, default=3)
-    parser.add_argument("--seconds", type=float, default=600, help="CPU seconds of each search (default: 600)")
+    parser.add_argument("--seconds", type=float, default=180, help="CPU seconds of each search (default: 180)")
     parser.add_argument("--max_epochs", type=int, default=27)
-    parser.add_argument("--widest", type=int, default=64, help="leaves wider operators out of the space (default: 64)")
-    parser.add_argument("--ranks", type=int, nargs="?", const=12, metavar="N", help="train N configurations (12)")
+    parser.add_argument("--widest", type=int, default=32, help="leaves wider operators out of the space (default: 32)")
+    parser.add_argument("--ranks", type=int, nargs="?", const=10, metavar="N", help="train N configurations (10)")
     parser.add_argument("--ray", type=Path, help="python of an environment with Ray Tune")
     parser.add_argument("--data_root", type=Path, default=ROOT / "data")
     parser.add_argument("--output", type=Path, help="default: search.json, search_quick.json or search_ranks.json")
@@ -82,7 +82,7 @@ def parse_arguments() -> argparse.Namespace:
     parser.add_argument("--seed", type=int, default=0, help=argparse.SUPPRESS)
     arguments = parser.parse_args()
     if arguments.quick:
-        arguments.repeats, arguments.seconds, arguments.fresh_seeds = 1, 100.0, 1
+        arguments.repeats, arguments.seconds, arguments.fresh_seeds = 1, 60.0, 1
     kind = "_ranks" if arguments.ranks else "_quick" if arguments.quick else ""
     arguments.output = arguments.output or ROOT / "benchmarks" / "results" / f"search{kind}.json"
     return arguments

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import argparse
 import json
-import tempfile
+import os
 import time
 from pathlib import Path
 from types import ModuleType
@@ -25,8 +25,19 @@ def search(arguments: argparse.Namespace, space: dict[str, Range | Choice], firs
     from ray.tune.search import ConcurrencyLimiter
     from ray.tune.search.optuna import OptunaSearch
 
+    class BudgetSpent(tune.Stopper):
+        """Ends every trial, and the search."""
+
+        def __call__(self, trial_id: str, result: dict[str, object]) -> bool:
+            return self.stop_all()
+
+        def stop_all(self) -> bool:
+            return total(spent) > arguments.seconds
+
+    os.environ |= {"RAY_USAGE_STATS_ENABLED": "0", "RAY_worker_niceness": "0"}  # as nice as the other searches
     init(num_cpus=1, include_dashboard=False, log_to_driver=False, logging_level="error")
-    spent = Path(tempfile.mkdtemp()) / "seconds"
+    folder = arguments.results_dir
+    spent = folder / "seconds"
     spent.touch()
     trainable = tune.with_parameters(train_one, arguments=arguments, spent=str(spent))
     tuner = tune.Tuner(
@@ -42,7 +53,7 @@ def search(arguments: argparse.Namespace, space: dict[str, Range | Choice], firs
             scheduler=ASHAScheduler("epoch", max_t=arguments.max_epochs, grace_period=GRACE, reduction_factor=3),
             reuse_actors=True,
         ),
-        run_config=tune.RunConfig(verbose=0, stop=lambda trial, result: total(spent) > arguments.seconds),
+        run_config=tune.RunConfig(verbose=0, stop=BudgetSpent(), storage_path=str(folder)),
     )
     results = tuner.fit()
     for result in results:

@@ -56,8 +56,8 @@ def new_configuration(
     the space is discrete, attempts go on until no trial of the study has the same values.
     """
     scratch = optuna.create_study(directions=study.directions)
-    told = {trial.user_attrs["slot"] for trial in results}
     running = study.get_trials(deepcopy=False, states=(TrialState.RUNNING,))
+    told = {trial.user_attrs["slot"] for trial in results}
     others = sorted((t for t in running if t.user_attrs["slot"] not in told), key=lambda t: t.user_attrs["slot"])
     scratch.add_trials([trial for trial in (*results, *others) if set(trial.params) == set(space)])
     is_discrete = all(isinstance(entry, Choice) or entry.scale == "int" for entry in space.values())

@@ -127,13 +127,33 @@ def test_a_slot_that_was_tried_again_changes_no_later_draw() -> None:
     assert found[0] == found[1]
 
 
+def test_workers_keep_away_from_where_others_train_at_the_moment() -> None:
+    space, entries = {"dropout": Range(0.0, 1.0, "uniform")}, {"dropout": FloatDistribution(0.0, 1.0)}
+    study, best = optuna.create_study(), 2 / 7
+    for slot in range(8):
+        params, attributes = {"dropout": slot / 7}, {"slot": slot}
+        value = abs(slot / 7 - best)
+        study.add_trial(create_trial(params=params, distributions=entries, value=value, user_attrs=attributes))
+
+    def near_best() -> int:
+        draws = [partial(sampler, "bayesian", seed, 12, "tpe") for seed in range(5)]
+        drawn = [new_configuration(study, latest_results(study), space, draw)["dropout"] for draw in draws]
+        return sum(abs(value - best) < 0.1 for value in drawn)
+
+    assert near_best() == 5
+    for slot in range(8, 12):
+        study.enqueue_trial({"dropout": 0.25}, user_attrs={"slot": slot})
+        study.ask().suggest_float("dropout", 0.0, 1.0)
+    assert near_best() == 0
+
+
 @pytest.mark.parametrize("search_type", ["random", "bayesian"])
 def test_a_discrete_space_is_searched_without_repetition(search_type: str) -> None:
     space = {"width": Choice((8, 16, 32)), "log_state": Choice((True, False)), "n_layers": Range(1, 2, "int")}
     study, seen = optuna.create_study(), []
     for slot in range(13):
         draw = partial(sampler, search_type, 3, slot, "tpe")
-        study.enqueue_trial(new_configuration(study, study.trials, space, draw))
+        study.enqueue_trial(new_configuration(study, study.trials, space, draw), user_attrs={"slot": slot})
         trial = study.ask()
         seen.append(tuple(suggest(trial, space).values()))
         study.tell(trial, float(len(seen)))

@@ -9,6 +9,7 @@ from types import SimpleNamespace
 import optuna
 import pytest
 from optuna.distributions import FloatDistribution
+from optuna.pruners import NopPruner
 from optuna.trial import TrialState, create_trial
 
 from experiment_tracker import EpochRecord
@@ -239,3 +240,15 @@ def test_a_killed_attempt_is_no_rival_of_the_one_that_goes_on(tmp_path: Path) ->
         return found
 
     assert judged(None) == judged(12) == judged(10)
+
+
+def test_restored_epochs_are_told_at_once_where_nothing_judges_them() -> None:
+    study = optuna.create_study(pruner=NopPruner())
+    study.enqueue_trial({}, user_attrs={"slot": 0})
+    trial, plan = study.ask(), SimpleNamespace(is_reported=lambda: True, max_epochs=90)
+    reports = Reports(trial, plan, is_remote=False)
+    records = [EpochRecord(epoch, 1.0, 0.5) for epoch in range(1, 4)]
+    reports.restore(records[:2])
+    assert study.trials[0].intermediate_values == {}
+    assert not reports.add(records[2])
+    assert study.trials[0].intermediate_values == {1: 0.5, 2: 0.5, 3: 0.5}

@@ -61,6 +61,13 @@ def collect(options: Options) -> int:
     return 0
 
 
+def bring_here(study: optuna.Study, options: Options, slot: int | None = None) -> None:
+    """Writes the run folders, of a slot or of all, that other machines have trained, as far as they travelled."""
+    for trial in finished_trials(study):
+        if slot in (None, trial.user_attrs["slot"]) and trial.user_attrs.get("config"):
+            _write(trial, study, options)
+
+
 def _write(trial: FrozenTrial, study: optuna.Study, options: Options) -> bool:
     """Whether the trial's run folder was missing here, and has been written."""
     name = str(trial.user_attrs.get("run_folder"))

@@ -8,7 +8,8 @@
 All train the same operator on the same data in the same space with the same trainer, and begin with the same
 configuration. At a third, two thirds and all of the budget, the configuration that is best on validation is trained
 again with fresh seeds; its test error is the result. Seconds are CPU seconds of the searching processes, so that other
-work on the machine does not count. Writes benchmarks/results/search.json and docs/images/search.png.
+work on the machine does not count. Writes benchmarks/results/search.json and docs/images/search.png; the same command
+again goes on with the repeats that are missing there. Delete the file where the trainer has changed since.
 """
 
 from __future__ import annotations

@@ -52,7 +52,7 @@ class StudyPlan:
     max_seconds: float | None
     dataset_sha256: dict[str, str]
     sampler: str = "tpe"  # of a Bayesian search
-    pruner: str = "hyperband"
+    pruner: str = "promote"
     first: tuple[dict[str, object], ...] = ()
     cells: tuple[dict[str, object], ...] | None = None
     changes: tuple[str, ...] = ()
@@ -99,7 +99,8 @@ class StudyPlan:
             for name, entry in self.space.items()
         }
         fixed = {name: value for name, value in self.defaults.items() if name not in space}
-        chosen = {"sampler": self.sampler, "pruner": self.pruner}
+        is_judged = self.search_type != "grid" and self.is_reported()
+        chosen = {"sampler": self.sampler, "pruner": self.pruner if is_judged else "hyperband"}
         usual = {"sampler": "tpe", "pruner": "hyperband"}  # not named: studies from before these flags go on
         return {name: value for name, value in chosen.items() if value != usual[name]} | {
             "model": self.model,

@@ -81,9 +81,14 @@ def test_reconcile_reopens_a_promoted_slot_where_it_stopped(tmp_path: Path) -> N
 def test_only_a_study_that_pauses_goes_on_with_pruned_slots(data_root: Path) -> None:
     options = parse_arguments(["--data_root", str(data_root), "--max_epochs", str(EPOCHS)])
     plan = plan_study("memory_kernel", {}, load_family("mackey", data_root, "cpu"), options, is_only=True)
-    confirmation = {"origin": 0, "pruner": "promote"}
-    assert not plan.pauses() and not replace(plan, **confirmation).pauses()
-    assert replace(plan, pruner="promote").pauses() and replace(plan, **confirmation).rungs() == (RUNG,)
+    assert plan.pauses() and not replace(plan, pruner="hyperband").pauses()
+    confirmation = replace(plan, origin=0)
+    assert not confirmation.pauses() and confirmation.rungs() == (RUNG,)
+
+
+def test_promote_is_the_default_where_trials_are_compared_by_epochs() -> None:
+    assert parse_arguments([]).pruner == "promote"
+    assert parse_arguments(["--max_seconds", "5"]).pruner == "hyperband"
 
 
 @pytest.mark.usefixtures("small_spaces")

@@ -39,8 +39,6 @@ def main(argv: Sequence[str] | None = None) -> int:
 
     prepare_process()  # before numpy is imported
     try:
-        from search.plan import check_stored, make_results_dir, prepare_studies, with_workers
-
         if options.rerun is not None:
             from search.rerun import rerun
 
@@ -49,8 +47,14 @@ def main(argv: Sequence[str] | None = None) -> int:
             from search.collect import collect
 
             return collect(options)
+        from search.places import check_results_dir, choose_families, make_results_dir
+
+        families = choose_families(options)
+        check_results_dir(options.results_dir)
+        from search.plan import check_stored, prepare_studies, with_workers  # with torch, which takes seconds
+
         options = with_workers(options)
-        plans, data = prepare_studies(options)
+        plans, data = prepare_studies(options, families)
         if options.dry_run:
             from search.dry_run import describe
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import argparse
 import json
-import tempfile
+import os
 import time
 from pathlib import Path
 from types import ModuleType
@@ -25,8 +25,19 @@ def search(arguments: argparse.Namespace, space: dict[str, Range | Choice], firs
     from ray.tune.search import ConcurrencyLimiter
     from ray.tune.search.optuna import OptunaSearch
 
+    class BudgetSpent(tune.Stopper):
+        """Ends every trial, and the search."""
+
+        def __call__(self, trial_id: str, result: dict[str, object]) -> bool:
+            return self.stop_all()
+
+        def stop_all(self) -> bool:
+            return total(spent) > arguments.seconds
+
+    os.environ |= {"RAY_USAGE_STATS_ENABLED": "0", "RAY_worker_niceness": "0"}  # as nice as the other searches
     init(num_cpus=1, include_dashboard=False, log_to_driver=False, logging_level="error")
-    spent = Path(tempfile.mkdtemp()) / "seconds"
+    folder = arguments.results_dir
+    spent = folder / "seconds"
     spent.touch()
     trainable = tune.with_parameters(train_one, arguments=arguments, spent=str(spent))
     tuner = tune.Tuner(
@@ -42,7 +53,7 @@ def search(arguments: argparse.Namespace, space: dict[str, Range | Choice], firs
             scheduler=ASHAScheduler("epoch", max_t=arguments.max_epochs, grace_period=GRACE, reduction_factor=3),
             reuse_actors=True,
         ),
-        run_config=tune.RunConfig(verbose=0, stop=lambda trial, result: total(spent) > arguments.seconds),
+        run_config=tune.RunConfig(verbose=0, stop=BudgetSpent(), storage_path=str(folder)),
     )
     results = tuner.fit()
     for result in results:
@@ -66,7 +77,7 @@ def domain(entry: Range | Choice, tune: ModuleType) -> object:
 
 
 def train_one(config: dict[str, object], arguments: argparse.Namespace, spent: str) -> None:
-    """One trial: the shared trainer, every validation error reported."""
+    """One trial: the shared trainer, every validation error reported, the last one after the final evaluation."""
     from ray import tune
 
     from benchmarks.search import setting, train
@@ -74,7 +85,7 @@ def train_one(config: dict[str, object], arguments: argparse.Namespace, spent: s
     data, _, first = setting(arguments)
     best, last = float("inf"), time.process_time()
 
-    def on_epoch(record: EpochRecord) -> None:
+    def report(record: EpochRecord, is_complete: bool) -> None:
         nonlocal best, last
         now = time.process_time()
         with open(spent, "a") as file:
@@ -82,10 +93,16 @@ def train_one(config: dict[str, object], arguments: argparse.Namespace, spent: s
         last = now
         if record.val_rel_error == record.val_rel_error:
             best = min(best, record.val_rel_error)
-            is_complete = record.epoch == arguments.max_epochs
-            tune.report(
-                {"epoch": record.epoch, "error": record.val_rel_error, "best": best, "is_complete": is_complete}
-                | {"spent": total(Path(spent))}
-            )
+            found = {"epoch": record.epoch, "error": record.val_rel_error, "best": best, "is_complete": is_complete}
+            tune.report(found | {"spent": total(Path(spent))})
 
-    train(arguments, data, first | config, 0, on_epoch)
+    def on_epoch(record: EpochRecord) -> None:
+        nonlocal latest
+        latest = record
+        if record.epoch < arguments.max_epochs:
+            report(record, is_complete=False)
+
+    latest: EpochRecord | None = None
+    result = train(arguments, data, first | config, 0, on_epoch)
+    if result.status == "complete":
+        report(latest, is_complete=True)

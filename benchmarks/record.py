@@ -8,6 +8,12 @@ from pathlib import Path
 ROOT = Path(__file__).resolve().parents[1]
 
 
+def head() -> str:
+    """The commit that is checked out."""
+    done = subprocess.run(["git", "rev-parse", "HEAD"], cwd=ROOT, capture_output=True, text=True, check=False)
+    return done.stdout.strip()
+
+
 def write_results(
     output: Path,
     *,
@@ -18,8 +24,7 @@ def write_results(
     **more: object,
 ) -> None:
     """Writes `rows` of {name, value, unit, target, holds} and whatever else a benchmark found; never half a file."""
-    commit = subprocess.run(["git", "rev-parse", "HEAD"], cwd=ROOT, capture_output=True, text=True, check=False)
-    content = {"commit": commit.stdout.strip(), "device": device, "command": command, "rows": list(rows), **more}
+    content = {"commit": head(), "device": device, "command": command, "rows": list(rows), **more}
     output.parent.mkdir(parents=True, exist_ok=True)
     partial = output.with_name(f".{output.name}.partial")
     partial.write_text(json.dumps(content, indent=1, allow_nan=False) + "\n")

@@ -12,7 +12,7 @@ from optuna.trial import FrozenTrial
 from experiment_tracker import ARTIFACTS, EpochRecord, FinalResults, RecordError, RunConfig, RunFolder, read_run
 from search.command_line import Options, masked
 from search.slots import finished_trials
-from search.storage import open_storage
+from search.storage import open_storage, patiently
 
 logger = logging.getLogger(__name__)
 
@@ -59,6 +59,16 @@ def collect(options: Options) -> int:
         written = sum(_write(trial, study, options) for trial in trials)
         print(f"{name}: {written} run folders written, {len(trials) - written} were here already")
     return 0
+
+
+def bring_here(study: optuna.Study, options: Options, slot: int | None = None) -> None:
+    """Writes the run folders, of a slot or of all, that other machines have trained, as far as they travelled."""
+    try:
+        for trial in patiently(options.storage, lambda: finished_trials(study)):
+            if slot in (None, trial.user_attrs["slot"]) and trial.user_attrs.get("config"):
+                patiently(options.storage, lambda trial=trial: _write(trial, study, options))
+    except (OSError, ValueError) as problem:
+        logger.warning("study %s: what other machines trained could not be fetched: %s", study.study_name, problem)
 
 
 def _write(trial: FrozenTrial, study: optuna.Study, options: Options) -> bool:

@@ -18,7 +18,7 @@ LONGEST_NAME = 120  # bytes of a study's name, which becomes part of file names
 SEARCH_TYPES = ("grid", "random", "bayesian")
 SAMPLERS = ("tpe", "gp", "cmaes", "random")
 LONGEST_PROJECT = 128  # what W&B takes
-PRUNERS = ("hyperband", "median", "promote", "none")
+PRUNERS = ("promote", "hyperband", "median", "none")
 DESCRIPTION = """\
 Search hyperparameters of delay neural operators. The same command again goes on where the last one ended.
 
@@ -185,7 +185,10 @@ def _add_study_flags(parser: argparse.ArgumentParser) -> None:
         "--sampler", choices=SAMPLERS, default=None, help="of a bayesian search, by Optuna's name (default: tpe)"
     )
     what.add_argument(
-        "--pruner", choices=PRUNERS, default="hyperband", help="what stops bad trials early, or pauses them (promote)"
+        "--pruner",
+        choices=PRUNERS,
+        default=None,
+        help="what pauses bad trials (promote) or stops them (default: promote; with --max_seconds hyperband)",
     )
     what.add_argument(
         "--warm_start",
@@ -329,8 +332,16 @@ def parse_arguments(arguments: Sequence[str]) -> Options:
         parser.error("argument --sampler: goes with --search_type bayesian")
     if values["sampler"] == "cmaes" and len(objectives) > 1:
         parser.error("argument --sampler: cmaes takes one objective; tpe and gp take several")
+    if values["sampler"] == "cmaes" and values["storage"] is not None:
+        parser.error(
+            "argument --sampler: cmaes keeps its state as a pickle in the study, by which whoever writes to a database "
+            "could run code here; with --storage take tpe or gp"
+        )
+    if objectives != ("rel_error",) and values["search_type"] != "grid":
+        notes.append("no trial is stopped early: pruners see rel_error alone, which does not decide these objectives")
     if values["pruner"] == "promote" and values["max_seconds"] is not None:
         parser.error("argument --pruner: promote compares trials at equal epochs; leave out --max_seconds")
+    values["pruner"] = values["pruner"] or ("promote" if values["max_seconds"] is None else "hyperband")
     verbosity = values.pop("verbose") - values.pop("quiet")
     if values["family"] == "all":
         values["family"] = None

@@ -18,6 +18,7 @@ from search.sampling import grid_size
 from search.slots import finished_trials
 
 SHOWN = 10
+MODEL = Path("artifacts", "best_model.pt")
 
 
 @dataclass(frozen=True)
@@ -32,6 +33,7 @@ class Row:
     test_error: float
     differing: dict[str, object]
     run_folder: str
+    host: str  # of the machine that trained it
     confirmed: tuple[tuple[float, float], ...] = ()
 
 
@@ -89,6 +91,7 @@ def leaderboard_rows(
             test_error=_metric(trial, "test_rel_error"),
             differing={name: trial.params[name] for name in plan.space if name in differing},
             run_folder=trial.user_attrs.get("run_folder", ""),
+            host=str(trial.user_attrs.get("owner", "")).rsplit(":", 2)[0],
             confirmed=tuple((confirmed or {}).get(trial.user_attrs["slot"], ())),
         )
         for rank, trial in enumerate(trials, start=1)
@@ -119,7 +122,8 @@ def format_leaderboard(study: optuna.Study, plan: StudyPlan, rows: Sequence[Row]
         mark = "*" if row.is_on_front and len(plan.objectives) > 1 else ""
         values = [f"{v:.4g}" for v, name in zip(row.values, plan.objectives, strict=True) if name in others]
         cells = [f"{row.rank}{mark}", f"{row.val_error:.4g}", f"{row.test_error:.4g}", *values, str(row.slot)]
-        lines.append([*cells, str(results_dir / row.run_folder)])
+        folder = results_dir / row.run_folder
+        lines.append([*cells, str(folder) if folder.is_dir() else f"{row.run_folder} on {row.host}"])
     widths = [max(len(line[i]) for line in [header, *lines]) for i in range(len(header))]
     text = [f"{plan.name}: {count_line(study, plan)}"]
     if rows:
@@ -149,13 +153,15 @@ def count_line(study: optuna.Study, plan: StudyPlan) -> str:
 
 
 def confirmed_line(confirmed: Sequence[tuple[float, float]]) -> str:
-    """Mean ± standard deviation over the fresh seeds."""
-    val, test = ([pair[i] for pair in confirmed] for i in (0, 1))
-    spread = [statistics.stdev(values) if len(values) > 1 else math.nan for values in (val, test)]
-    return (
-        f"with {len(confirmed)} fresh seeds: val {statistics.fmean(val):.4g} ± {spread[0]:.2g}, "
-        f"test {statistics.fmean(test):.4g} ± {spread[1]:.2g}"
-    )
+    """Mean ± standard deviation over the fresh seeds; of one seed, its errors."""
+    val, test = (_with_spread([pair[i] for pair in confirmed]) for i in (0, 1))
+    seeds = "1 fresh seed" if len(confirmed) == 1 else f"{len(confirmed)} fresh seeds"
+    return f"with {seeds}: val {val}, test {test}"
+
+
+def _with_spread(values: Sequence[float]) -> str:
+    spread = f" ± {statistics.stdev(values):.2g}" if len(values) > 1 else ""
+    return f"{statistics.fmean(values):.4g}{spread}"
 
 
 def shown(value: object) -> str:
@@ -193,7 +199,10 @@ def next_commands(plan: StudyPlan, rows: Sequence[Row], options: Options, is_fin
         where = [f"{name} {value}" for name, value in flags_of_place(options.arguments)]
         command = ["python hyperparameter_search.py --rerun", shlex.quote(str(folder)), *where]
         lines += ["repeat the best trial:", "  " + " ".join(command)]
-        lines += ["use the best model:", *("  " + line for line in snippet(folder))]
+        if (folder / MODEL).exists():
+            lines += ["use the best model:", *("  " + line for line in snippet(folder))]
+        else:
+            lines += [f"the best model lies on {rows[0].host}; with --artifacts models travel, see docs/cluster.md"]
     return "\n".join(lines)
 
 
@@ -211,7 +220,7 @@ def snippet(folder: Path) -> list[str]:
     """Five lines of Python that predict with the best model."""
     return [
         "import dno, numpy as np",
-        f"operator = dno.load({str(folder / 'artifacts' / 'best_model.pt')!r})",
+        f"operator = dno.load({str(folder / MODEL)!r})",
         "history = np.ones((33, operator.spec.channels))  # values at equidistant times from -tau to 0",
         "tau, params = operator.typical()  # those of training in the mean; give yours",
         "print(operator.predict(history, tau, params, times=np.linspace(0, 10 * tau, 101)))",

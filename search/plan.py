@@ -1,10 +1,8 @@
 """What is searched: a `StudyPlan` for each (model, family), made of the flags, the search space and the data."""
 
-import logging
 import math
 import os
-import tempfile
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -15,17 +13,16 @@ import dno
 import model_trainer
 from data import FAMILIES
 from data.batches import FamilyData, load_family
-from data.generate import DEFAULT_DATA_ROOT, ensure_datasets
+from data.generate import ensure_datasets
 from data.schema import REQUIRED_SPLITS, dataset_path
 from hyperparameter_config import SEARCH_SPACES, Choice, Range, check_names, parse_space, restrict
 from search.command_line import Options
 from search.objectives import OBJECTIVES
+from search.places import uses_default_root
 from search.promotion import rungs
 from search.sampling import derived_seed, grid_cells, snap
 from search.storage import refuse_differences, stored_fingerprint
 from search.warm_start import warm_starts
-
-logger = logging.getLogger(__name__)
 
 WORKER_BYTES = 2**30  # memory of one worker: about 0.5 GB for torch, the rest for data and activations
 SECONDS_PER_EPOCH = 1.0  # of a middling configuration on one core
@@ -55,7 +52,7 @@ class StudyPlan:
     max_seconds: float | None
     dataset_sha256: dict[str, str]
     sampler: str = "tpe"  # of a Bayesian search
-    pruner: str = "hyperband"
+    pruner: str = "promote"
     first: tuple[dict[str, object], ...] = ()
     cells: tuple[dict[str, object], ...] | None = None
     changes: tuple[str, ...] = ()
@@ -102,7 +99,8 @@ class StudyPlan:
             for name, entry in self.space.items()
         }
         fixed = {name: value for name, value in self.defaults.items() if name not in space}
-        chosen = {"sampler": self.sampler, "pruner": self.pruner}
+        is_judged = self.search_type != "grid" and self.is_reported()
+        chosen = {"sampler": self.sampler, "pruner": self.pruner if is_judged else "hyperband"}
         usual = {"sampler": "tpe", "pruner": "hyperband"}  # not named: studies from before these flags go on
         return {name: value for name, value in chosen.items() if value != usual[name]} | {
             "model": self.model,
@@ -162,36 +160,6 @@ def worker_device(name: str, line: int) -> str:
     if device.type != "cuda" or device.index is not None:
         return name
     return f"cuda:{line % torch.cuda.device_count()}"
-
-
-def uses_default_root(data_root: Path) -> bool:
-    return data_root.resolve() == DEFAULT_DATA_ROOT.resolve()
-
-
-def choose_families(options: Options) -> list[str]:
-    """The families to search: the one asked for, or all there are."""
-    try:
-        if options.data_root.exists() and not options.data_root.is_dir():
-            raise ValueError(f"--data_root {_short(options.data_root)}: is a file; name a folder")
-    except OSError as error:
-        raise ValueError(f"--data_root {_short(options.data_root)}: {error.strerror}; name another folder") from error
-    found = sorted(path.parent.name for path in options.data_root.glob("*/train.h5"))
-    known = list(FAMILIES) + [name for name in found if name not in FAMILIES]
-    if options.family is not None:
-        name = options.family
-        is_plain = name == Path(name).name and not name.startswith(".")
-        if name not in known and not (is_plain and (options.data_root / name).is_dir()):
-            raise ValueError(
-                f"--family: expected one of {', '.join(known)}, or a folder of {options.data_root} with files of your "
-                f"own (its plain name), got {options.family!r}"
-            )
-        return [options.family]
-    if uses_default_root(options.data_root) or not found:
-        return known
-    absent = [name for name in FAMILIES if name not in found]
-    if absent:
-        logger.info("%s has no %s: not searched", options.data_root, ", ".join(absent))
-    return found
 
 
 def find_data(family: str, options: Options, device: torch.device) -> FamilyData:
@@ -269,48 +237,22 @@ def _check_values(model: str, space: dict[str, Range | Choice], spec: dno.Operat
     for name, entry in space.items():
         for value in entry.values if isinstance(entry, Choice) else (entry.low, entry.high):
             try:
-                own, _ = model_trainer.split_hyperparameters(model, {name: value})
-                dno.check_hyperparameters(model, own, spec)
+                check_hyperparameters(model, {name: value}, spec)
             except ValueError as error:
                 raise ValueError(f"SEARCH_SPACES[{model!r}][{name!r}]: {error}; correct that line") from error
 
 
-def check_results_dir(results_dir: Path) -> None:
-    """Refuses a folder that run folders cannot be made in. Makes nothing."""
-    try:
-        existing = next(path for path in (results_dir.absolute(), *results_dir.absolute().parents) if path.exists())
-    except OSError as error:
-        raise ValueError(f"--results_dir {_short(results_dir)}: {error.strerror}; name another folder") from error
-    if not existing.is_dir():
-        raise ValueError(f"--results_dir {results_dir}: {existing} is a file; name a folder")
-    if not os.access(existing, os.W_OK | os.X_OK):
-        raise ValueError(f"--results_dir {results_dir}: {existing} cannot be written to; name another folder")
+def check_hyperparameters(model: str, hyperparameters: Mapping[str, object], spec: dno.OperatorSpec) -> None:
+    """Raises ValueError for a name or a value that neither the operator nor the training takes."""
+    own, _ = model_trainer.split_hyperparameters(model, hyperparameters)
+    dno.check_hyperparameters(model, own, spec)
 
 
-def make_results_dir(results_dir: Path) -> None:
-    """Makes the folder and a file in it: some that look writable are not (full disks, /proc)."""
-    try:
-        results_dir.mkdir(parents=True, exist_ok=True)
-        with tempfile.TemporaryFile(dir=results_dir) as probe:
-            probe.write(b"0" * 4096)
-    except OSError as error:
-        raise ValueError(
-            f"--results_dir {results_dir}: cannot be written to ({error.strerror}); name another folder"
-        ) from error
-
-
-def _short(path: Path) -> str:
-    text = str(path)
-    return text if len(text) <= 120 else f"{text[:117]}..."
-
-
-def prepare_studies(options: Options) -> tuple[list[StudyPlan], dict[str, FamilyData]]:
-    """All studies of this command and the data of each family. ValueError or FileNotFoundError for what is wrong."""
+def prepare_studies(options: Options, families: Sequence[str]) -> tuple[list[StudyPlan], dict[str, FamilyData]]:
+    """The studies on these families, and the data of each. ValueError or FileNotFoundError for what is wrong."""
     models = [options.model] if options.model else [name for name in SEARCH_SPACES if name in dno.MODELS]
     spaces = checked_spaces(models)
-    check_results_dir(options.results_dir)
     device = resolve_device(options.device)
-    families = choose_families(options)
     data = {}
     for family in families:
         is_to_be_made = uses_default_root(options.data_root) and not has_data(family, options.data_root)

@@ -201,22 +201,22 @@ class BatchingStorage(RDBStorage):
             self.check_trial_is_updatable(trial_id, models.TrialModel.find_or_raise_by_id(trial_id, session).state)
             session.execute(insert(model).on_conflict_do_nothing(), rows)
 
-    def lowest_waiting(self, study_id: int) -> int | None:
-        """The id of the waiting trial with the lowest slot, by one small query: under the guard lock every worker
-        waits for it, and Optuna reads all unfinished trials anew.
+    def lowest_waiting(self, study_id: int) -> tuple[int, int] | None:
+        """Id and number of the waiting trial with the lowest slot, by one small query: under the guard lock every
+        worker waits for it, and Optuna reads all unfinished trials anew.
         """
         trial, attribute = models.TrialModel, models.TrialUserAttributeModel
         session = self.scoped_session()
         try:
             rows = (
-                session.query(trial.trial_id, attribute.value_json)
+                session.query(trial.trial_id, trial.number, attribute.value_json)
                 .join(attribute, attribute.trial_id == trial.trial_id)
                 .filter(trial.study_id == study_id, trial.state == TrialState.WAITING, attribute.key == "slot")
                 .all()
             )
         finally:
             session.close()
-        return min(rows, key=lambda row: int(row[1]))[0] if rows else None
+        return tuple(min(rows, key=lambda row: int(row[2]))[:2]) if rows else None
 
 
 def lock_key(name: str) -> int:

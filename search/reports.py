@@ -7,6 +7,7 @@ from collections.abc import Container, Sequence
 
 import optuna
 from optuna.exceptions import UpdateFinishedTrialError
+from optuna.pruners import NopPruner
 from optuna.trial import FrozenTrial, TrialState
 
 from experiment_tracker import EpochRecord
@@ -56,8 +57,9 @@ class Reports:
 
         A pruner remembers at which errors a trial passed. The last epoch may have been its end, which was not told.
         """
+        is_judged = not isinstance(self._trial.study.pruner, NopPruner)
         for record in records:
-            if self._take(record):
+            if self._take(record) and is_judged:
                 self.flush()
                 self._is_condemned = self._is_pruned()
 

@@ -10,7 +10,6 @@ from pathlib import Path
 
 import torch
 
-import dno
 import model_trainer
 from data.batches import FamilyData
 from experiment_tracker import (
@@ -26,7 +25,7 @@ from experiment_tracker import (
 )
 from search.command_line import DEFAULT_RESULTS_DIR, Options
 from search.interruption import Interruption, watched
-from search.plan import find_data, resolve_device
+from search.plan import check_hyperparameters, find_data, resolve_device
 
 logger = logging.getLogger(__name__)
 
@@ -85,8 +84,7 @@ def prepare(options: Options) -> tuple[Run, RunConfig, FamilyData]:
 def _check(path: Path, config: RunConfig, data: FamilyData) -> None:
     """Raises ValueError for a configuration that cannot be trained: it may have been edited."""
     try:
-        own, _ = model_trainer.split_hyperparameters(config.model, config.hyperparameters)
-        dno.check_hyperparameters(config.model, own, model_trainer.operator_spec(data))
+        check_hyperparameters(config.model, config.hyperparameters, model_trainer.operator_spec(data))
         model_trainer.Limits(config.max_epochs, config.patience, config.max_seconds, tuple(config.rungs))
     except (ValueError, TypeError) as error:
         raise ValueError(f"{path / 'config.json'}: {error}; mend it, or name another run folder") from error

@@ -52,10 +52,14 @@ def new_configuration(
     """What the sampler `draw(attempt)` chooses after the `results` so far, in the order of their slots.
 
     The order matters: a slot that was tried again has a later trial than its neighbours, and must not change what comes
-    after. Where the space is discrete, attempts go on until no trial of the study has the same values.
+    after. Trials that other workers train at the moment count as bad ones, so that several do not draw the same. Where
+    the space is discrete, attempts go on until no trial of the study has the same values.
     """
     scratch = optuna.create_study(directions=study.directions)
-    scratch.add_trials([trial for trial in results if set(trial.params) == set(space)])
+    running = study.get_trials(deepcopy=False, states=(TrialState.RUNNING,))
+    told = {trial.user_attrs["slot"] for trial in results}
+    others = sorted((t for t in running if t.user_attrs["slot"] not in told), key=lambda t: t.user_attrs["slot"])
+    scratch.add_trials([trial for trial in (*results, *others) if set(trial.params) == set(space)])
     is_discrete = all(isinstance(entry, Choice) or entry.scale == "int" for entry in space.values())
     taken = {tuple(repr(t.params.get(name)) for name in space) for t in study.get_trials(deepcopy=False)}
     for attempt in range(MOST_DRAWS if is_discrete else 1):

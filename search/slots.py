@@ -13,7 +13,7 @@ from dataclasses import dataclass, field
 
 import optuna
 import psutil
-from optuna.trial import FrozenTrial, TrialState
+from optuna.trial import FrozenTrial, TrialState, create_trial
 
 logger = logging.getLogger(__name__)
 
@@ -101,6 +101,11 @@ def is_finished(trial: FrozenTrial) -> bool:
     """Whether this trial finishes its slot, unless it was pruned and goes on."""
     if trial.state in (TrialState.COMPLETE, TrialState.PRUNED):
         return True
+    return is_failed(trial)
+
+
+def is_failed(trial: FrozenTrial) -> bool:
+    """Whether this trial ended by its own divergence or lack of memory."""
     return trial.state == TrialState.FAIL and trial.user_attrs.get("end") == FAILED
 
 
@@ -193,10 +198,10 @@ def claim(study: optuna.Study, owner: str) -> optuna.Trial | None:
 
     The lowest, where `study.ask` would take the oldest trial: a slot that was interrupted is not put off.
     """
-    trial_id = _lowest_waiting(study)
-    if trial_id is None:
-        return None
     with one_transaction(study):
+        trial_id = _lowest_waiting(study)
+        if trial_id is None:
+            return None
         study._storage.set_trial_state_values(trial_id, TrialState.RUNNING)
         study._storage.set_trial_user_attr(trial_id, "owner", owner)
     return optuna.Trial(study, trial_id)
@@ -208,12 +213,16 @@ def _lowest_waiting(study: optuna.Study) -> int | None:
     if not hasattr(backend, "lowest_waiting"):
         waiting = study.get_trials(deepcopy=False, states=(TrialState.WAITING,))
         return min(waiting, key=lambda trial: trial.user_attrs["slot"])._trial_id if waiting else None
-    trial_id = backend.lowest_waiting(study._study_id)
-    if trial_id is not None:  # Optuna's cache must know a trial before it takes its parameters
-        cached.get_study_name_from_id(study._study_id)
-        with cached._lock:
-            cached._add_trials_to_cache(study._study_id, [backend.get_trial(trial_id)])
-    return trial_id
+    found = backend.lowest_waiting(study._study_id)
+    if found is None:
+        return None
+    # Optuna's cache must know a trial before it takes its parameters; of one that is not finished it keeps no more.
+    known = create_trial(state=TrialState.WAITING)
+    known._trial_id, known.number = found
+    cached.get_study_name_from_id(study._study_id)
+    with cached._lock:
+        cached._add_trials_to_cache(study._study_id, [known])
+    return known._trial_id
 
 
 def _bury(study: optuna.Study, trial: FrozenTrial, result: TrialEnd | None, mark: str) -> None:

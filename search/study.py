@@ -12,6 +12,7 @@ from tqdm.contrib.logging import logging_redirect_tqdm
 
 from data.batches import FamilyData
 from experiment_tracker import WandbSettings, choose_wandb_mode
+from search.collect import bring_here
 from search.command_line import Options
 from search.confirmation import confirm, confirmation_name
 from search.interruption import Interruption
@@ -109,13 +110,25 @@ def search_study(
                 f"a trial of study {plan.name!r} hit a bug, which stops the study; {crash}", 1
             ) from crash
         rows = leaderboard_rows(bench.study, plan, confirmed)
-        again = next((s for s in confirmations if rows and s.study_name == confirmation_name(plan, rows[0].slot)), None)
-        kept = keep_winner(plan, rows[0], options, data, again) if rows else None
-        if kept is not None:
-            logger.info("the best model of %s on %s is kept as %s", plan.model, plan.family, kept)
+        keep_best(bench, rows, confirmations)
         live.finish(rows, with_pictures=not interruption.is_requested)
         times = spent(bench, confirmations, since, idle)
         return Outcome(_text(bench, rows, times), len(rows))
+
+
+def keep_best(bench: Bench, rows: Sequence[Row], confirmations: Sequence[optuna.Study]) -> None:
+    """Puts the winner where it stays; what of it another machine has trained is fetched first."""
+    plan, options = bench.plan, bench.options
+    if not rows:
+        return
+    again = next((s for s in confirmations if s.study_name == confirmation_name(plan, rows[0].slot)), None)
+    if options.storage is not None:
+        bring_here(bench.study, options, rows[0].slot)
+        if again is not None:
+            bring_here(again, options)
+    kept = keep_winner(plan, rows[0], options, bench.data, again)
+    if kept is not None:
+        logger.info("the best model of %s on %s is kept as %s", plan.model, plan.family, kept)
 
 
 def _late(interruption: Interruption, options: Options) -> str | None:

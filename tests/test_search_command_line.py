@@ -43,8 +43,9 @@ def test_parse_arguments_reads_the_entity_none_as_none() -> None:
 def test_parse_arguments_takes_the_test_error_as_the_validation_error() -> None:
     options = parse_arguments(["--objectives", "test_rel_error,stability_score"])
     assert options.objectives == ("rel_error", "stability_score")
-    assert len(options.notes) == 1
-    assert "val" in options.notes[0]
+    assert len(options.notes) == 2
+    assert "val" in options.notes[0] and "no trial is stopped early" in options.notes[1]
+    assert parse_arguments(["--objectives", "rel_error"]).notes == ()
 
 
 @pytest.mark.parametrize(
@@ -61,6 +62,11 @@ def test_parse_arguments_takes_the_test_error_as_the_validation_error() -> None:
             ["--search_type", "bayesian", "--sampler", "cmaes", "--objectives", "rel_error,noise_gain"],
             "--sampler",
             "one",
+        ),
+        (
+            ["--search_type", "bayesian", "--sampler", "cmaes", "--storage", "postgresql://there/x"],
+            "--sampler",
+            "pickle",
         ),
         (["--timeout", "0"], "--timeout", "positive number of minutes"),
         (["--target_error", "-1"], "--target_error", "positive"),

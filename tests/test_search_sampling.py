@@ -9,6 +9,7 @@ from types import SimpleNamespace
 import optuna
 import pytest
 from optuna.distributions import FloatDistribution
+from optuna.pruners import NopPruner
 from optuna.trial import TrialState, create_trial
 
 from experiment_tracker import EpochRecord
@@ -127,13 +128,33 @@ def test_a_slot_that_was_tried_again_changes_no_later_draw() -> None:
     assert found[0] == found[1]
 
 
+def test_workers_keep_away_from_where_others_train_at_the_moment() -> None:
+    space, entries = {"dropout": Range(0.0, 1.0, "uniform")}, {"dropout": FloatDistribution(0.0, 1.0)}
+    study, best = optuna.create_study(), 2 / 7
+    for slot in range(8):
+        params, attributes = {"dropout": slot / 7}, {"slot": slot}
+        value = abs(slot / 7 - best)
+        study.add_trial(create_trial(params=params, distributions=entries, value=value, user_attrs=attributes))
+
+    def near_best() -> int:
+        draws = [partial(sampler, "bayesian", seed, 12, "tpe") for seed in range(5)]
+        drawn = [new_configuration(study, latest_results(study), space, draw)["dropout"] for draw in draws]
+        return sum(abs(value - best) < 0.1 for value in drawn)
+
+    assert near_best() == 5
+    for slot in range(8, 12):
+        study.enqueue_trial({"dropout": 0.25}, user_attrs={"slot": slot})
+        study.ask().suggest_float("dropout", 0.0, 1.0)
+    assert near_best() == 0
+
+
 @pytest.mark.parametrize("search_type", ["random", "bayesian"])
 def test_a_discrete_space_is_searched_without_repetition(search_type: str) -> None:
     space = {"width": Choice((8, 16, 32)), "log_state": Choice((True, False)), "n_layers": Range(1, 2, "int")}
     study, seen = optuna.create_study(), []
     for slot in range(13):
         draw = partial(sampler, search_type, 3, slot, "tpe")
-        study.enqueue_trial(new_configuration(study, study.trials, space, draw))
+        study.enqueue_trial(new_configuration(study, study.trials, space, draw), user_attrs={"slot": slot})
         trial = study.ask()
         seen.append(tuple(suggest(trial, space).values()))
         study.tell(trial, float(len(seen)))
@@ -219,3 +240,15 @@ def test_a_killed_attempt_is_no_rival_of_the_one_that_goes_on(tmp_path: Path) ->
         return found
 
     assert judged(None) == judged(12) == judged(10)
+
+
+def test_restored_epochs_are_told_at_once_where_nothing_judges_them() -> None:
+    study = optuna.create_study(pruner=NopPruner())
+    study.enqueue_trial({}, user_attrs={"slot": 0})
+    trial, plan = study.ask(), SimpleNamespace(is_reported=lambda: True, max_epochs=90)
+    reports = Reports(trial, plan, is_remote=False)
+    records = [EpochRecord(epoch, 1.0, 0.5) for epoch in range(1, 4)]
+    reports.restore(records[:2])
+    assert study.trials[0].intermediate_values == {}
+    assert not reports.add(records[2])
+    assert study.trials[0].intermediate_values == {1: 0.5, 2: 0.5, 3: 0.5}

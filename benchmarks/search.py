@@ -349,7 +349,8 @@ def keep(arguments: argparse.Namespace, settings: dict[str, object], runs: list[
     write_results(
         arguments.output,
         device=DEVICE,
-        command="python benchmarks/search.py " + " ".join(sys.argv[1:]),
+        command=f"python benchmarks/search.py{' --quick' if arguments.quick else ''} --repeats {arguments.repeats} "
+        f"--seconds {arguments.seconds:g}{' --ray PYTHON' if arguments.ray else ''}",
         rows=verdicts(medians(runs), arguments.seconds),
         settings=settings,
         runs=runs,

@@ -42,13 +42,12 @@ def draw_scalars(figure: SubFigure, arguments: argparse.Namespace) -> None:
         times, truth, prediction, error = median_trajectory(family, arguments.model, arguments)
         top.plot(times, truth[:, 0], color=GREY, linewidth=2.4, alpha=0.5, label="truth")
         top.plot(times, prediction[:, 0], color=BLUE, linewidth=0.9, label="prediction")
-        top.set(title=family, yscale="log" if family == "delayed_logistic" else "linear")
+        top.set(title=f"{family}: relative L2 {error:.1e}", yscale="log" if family == "delayed_logistic" else "linear")
         bottom.semilogy(times, np.abs(prediction - truth)[:, 0], color=VERMILLION, linewidth=0.7)
         bottom.set(xlabel="time in delays")
-        bottom.text(0.98, 0.06, f"relative L2 {error:.1e}", transform=bottom.transAxes, ha="right", fontsize=7)
     panels[0, 0].set_ylabel("x")
     panels[1, 0].set_ylabel("|error|")
-    panels[0, 0].legend(loc="lower right", ncols=2, handlelength=1.2, borderaxespad=0.1)
+    panels[0, -1].legend(loc="upper right", handlelength=1.2, borderaxespad=0.1)
 
 
 def draw_spatial(figure: SubFigure, arguments: argparse.Namespace) -> None:
@@ -89,7 +88,7 @@ def main() -> None:
         draw_scalars(above, arguments)
         draw_spatial(below, arguments)
         path = IMAGES / "predictions.png"
-        figure.savefig(path, dpi=170)
+        figure.savefig(path, dpi=110)
     print(f"{path}: {path.stat().st_size / 1000:.0f} kB")
 
 

@@ -106,11 +106,15 @@ def each(models: Sequence[str], measure: Callable[[str], Found]) -> dict[str, Fo
 
 
 def summary(errors: torch.Tensor | np.ndarray, name: str) -> Found:
-    """Median and 90 % quantile."""
+    """Median and 90 % quantile, where they are finite."""
     import numpy as np
+    import torch
 
-    values = np.asarray(errors, dtype=float)
-    return {f"{name}: median": float(np.median(values)), f"{name}: 90 %": float(np.quantile(values, 0.9))}
+    from dno.metrics import quantile
+
+    values = torch.as_tensor(np.asarray(errors, dtype=float))
+    found = {f"{name}: median": quantile(values, 0.5), f"{name}: 90 %": quantile(values, 0.9)}
+    return {key: value for key, value in found.items() if np.isfinite(value)}
 
 
 # --- the published setting -------------------------------------------------------------------------------------------

@@ -7,9 +7,10 @@ from html import escape
 
 from report import style
 from report.analysis import Analysis
-from report.metrics import label
+from report.metrics import Metric, label
 from report.tables import rerun_command
 
+FAR = 3.0  # times: an error this far above another one is worth a warning
 FACTS = (  # what a card says of its configuration: column, words
     ("rollout_error", "{} over twice the horizon"),
     ("tau_rel_error", "{} at larger delays"),
@@ -28,7 +29,8 @@ def answer(analysis: Analysis) -> str:
     cards = "".join(_card(winner, analysis) for winner in analysis.winners.to_dict("records"))
     note = (
         f"Chosen by {label(metric.ranking)}, shown with {metric.label}; test values never choose. Each command trains "
-        "its configuration again. ± is the standard deviation over trainings with fresh seeds."
+        "its configuration again. ± is the standard deviation over trainings with fresh seeds; where there are such "
+        "trainings, all numbers are means over them. Errors are means over trajectories."
     )
     return (
         f"<h2 id=answer>The best operator of each family</h2><p class=headline>{escape(headline(analysis))}</p>"
@@ -57,14 +59,27 @@ def caution(
     `rivals` are the other operators' best, best first. Confirmed answers are settled when no rival is better by the
     metric that is shown, and the runner-up lies farther away than both spreads together.
     """
-    if not winner["confirmed"]:
-        return "One training only: --confirm_top 3 trains the best again with fresh seeds."
-    near = [row for row in rivals if abs(row["value"] - winner["value"]) <= winner["spread"] + _known(row["spread"])]
-    if near:
-        return f"Not settled: {_listed([row['model'] for row in near])} lies within the spread."
     sign = -1 if higher_is_better else 1
     ahead = [row["model"] for row in rivals if sign * row["value"] < sign * winner["value"]]
-    return f"Not settled: validation chose, but by the value shown {_listed(ahead)} is ahead." if ahead else None
+    by_value = f"Not settled: validation chose, but by the value shown {_listed(ahead)} is ahead." if ahead else None
+    if not winner["confirmed"]:
+        once = "One training only: --confirm_top 3 trains the best again with fresh seeds."
+        return f"{once} {by_value}" if by_value else once
+    near = [row for row in rivals if abs(row["value"] - winner["value"]) <= winner["spread"] + _known(row["spread"])]
+    return f"Not settled: {_listed([row['model'] for row in near])} lies within the spread." if near else by_value
+
+
+def contradiction(winner: Mapping[str, object], metric: Metric) -> str | None:
+    """Where an error is far above that on validation, or above its own median: a few trajectories make it, or None."""
+    value, chosen, median = (_number(winner.get(name)) for name in ("value", "ranking", f"{metric.column}_median"))
+    if metric.higher_is_better or not metric.column.startswith("test_") or not math.isfinite(value):
+        return None
+    said = []
+    if metric.ranking == metric.column.replace("test_", "val_") and value > FAR * chosen:
+        said.append(f"Validation promised {number(chosen)}: do not rely on this operator before it is trained again.")
+    if value > FAR * median:
+        said.append(f"The error is a mean over trajectories, and a few make it: the median is {number(median)}.")
+    return " ".join(said) or None
 
 
 def number(value: float) -> str:
@@ -94,7 +109,8 @@ def _card(winner: Mapping[str, object], analysis: Analysis) -> str:
     rivals = [row for row in ordered if row["model"] != winner["model"]]
     spread = f" <small>± {winner['spread']:.2g}</small>" if math.isfinite(winner["spread"]) else ""
     facts = [words.format(number(winner[name])) for name, words in FACTS if _has(winner, name, metric.column)]
-    doubt = caution(winner, rivals, higher_is_better=metric.higher_is_better)
+    doubts = caution(winner, rivals, higher_is_better=metric.higher_is_better), contradiction(winner, metric)
+    doubt = " ".join(filter(None, doubts))
     trainings = f"mean of {winner['n_runs']} trainings" if winner["n_runs"] > 1 else "one training"
     return (
         f"<article class=card style='--colour:{colour}'><h3>{escape(str(winner['family']))}</h3>"
@@ -126,6 +142,10 @@ def _rivals(rows: Sequence[Mapping[str, object]], analysis: Analysis) -> str:
 
 def _has(row: Mapping[str, object], name: str, shown: str) -> bool:
     return name != shown and isinstance(row.get(name), int | float) and math.isfinite(row[name])
+
+
+def _number(value: object) -> float:
+    return float(value) if isinstance(value, int | float) else math.nan
 
 
 def _known(value: float) -> float:

@@ -127,8 +127,8 @@ def _table(analysis: Analysis, top: int) -> str:
     heads = "".join(f"<th scope=col>{escape(name)}</th>" for name in head)
     heads += "".join(f"<th scope=col class=screen>{escape(name)}</th>" for name in screen_head)
     return (
-        "<p class=quiet>Best by validation first, ★ the answer above (confirmed configurations go before single "
-        "trainings); click a heading to sort.</p><div class=scroll><table id=configurations "
+        "<p class=quiet>Configurations that were trained again come first, with means over these trainings; each kind "
+        "best by validation first. ★ the answer above. Click a heading to sort.</p><div class=scroll><table id=configurations "
         f"class=sortable><thead><tr>{heads}</tr></thead><tbody>{''.join(rows)}</tbody></table></div>"
     )
 

@@ -51,13 +51,15 @@ def load(
         )
     runs, problems = read_runs(results_dir)
     if not runs:
+        found = f"none of {len(problems)} is readable, the first is {problems[0]}" if problems else "found none"
         raise ReportError(
-            f"--results_dir {results_dir}: expected run folders with a config.json, found none "
-            f"({len(problems)} unreadable); run python hyperparameter_search.py"
+            f"--results_dir {results_dir}: expected a folder of run folders with a config.json each; {found}; run "
+            "python hyperparameter_search.py"
         )
     wanted = [run for run in runs if _is_wanted(run, models, families, studies, since)]
     if not wanted:
         raise ReportError(_nothing_left(runs, models, families, studies, since))
+    problems = [*problems, *_unknown(runs, models, families)]
     return Results(results_dir, run_table(wanted), epoch_table(wanted), tuple(problems))
 
 
@@ -151,6 +153,19 @@ def _is_wanted(
         return True
     created = _time(config.created)
     return created is not None and created >= since
+
+
+def _unknown(runs: Sequence[Run], models: Sequence[str], families: Sequence[str]) -> list[str]:
+    """A line for every name asked for that no run has."""
+    lines = []
+    for flag, names, there in (
+        ("--models", models, {run.config.model for run in runs}),
+        ("--families", families, {run.config.family for run in runs}),
+    ):
+        lines += [
+            f"{flag} {name}: no run has it, only {', '.join(sorted(there))}" for name in names if name not in there
+        ]
+    return lines
 
 
 def _time(text: str) -> datetime | None:

@@ -5,7 +5,7 @@ from collections.abc import Iterable
 
 import pandas as pd
 
-from report.loading import parameter_columns
+from report.loading import metric_columns, parameter_columns
 from report.metrics import Metric
 
 CONFIGURATION = ["study", "configuration"]
@@ -13,11 +13,12 @@ COUNTED_ROLES = ("confirmation", "trial")  # the first of which there are runs
 
 
 def configurations(runs: pd.DataFrame, metric: Metric) -> pd.DataFrame:
-    """One row per configuration with a complete run, best first.
+    """One row per configuration with a complete run: confirmed ones first, each kind best first.
 
-    `ranking` and `value` are means over its confirmations (fresh seeds) where there are any, else those of its trial;
-    `spread` is their standard deviation (nan for a single one), `n_runs` their count. `run` is the trial to look at:
-    the best of the runs counted, by `ranking`. A rerun repeats a seed, so it counts where nothing else is left only.
+    `ranking`, `value` and every metric are means over its confirmations (fresh seeds) where there are any, else those
+    of its trial; `spread` is the standard deviation of `value` (nan for a single one), `n_runs` their count. `run` is
+    the trial to look at: the best of the runs counted, by `ranking`. A rerun repeats a seed, so it counts where nothing
+    else is left only.
     """
     complete = runs[runs["status"] == "complete"].reindex(columns=_with_metric(runs, metric))
     rows = [_configuration(group, metric) for _, group in complete.groupby(CONFIGURATION, sort=True)]
@@ -26,6 +27,7 @@ def configurations(runs: pd.DataFrame, metric: Metric) -> pd.DataFrame:
     return (
         pd.DataFrame(rows)
         .sort_values("ranking", ascending=not metric.higher_is_better, kind="stable", na_position="last")
+        .sort_values("confirmed", ascending=False, kind="stable")
         .reset_index(drop=True)
     )
 
@@ -98,6 +100,7 @@ def _configuration(group: pd.DataFrame, metric: Metric) -> dict[str, object]:
     )
     values = counted[metric.column].astype(float)
     row = ordered.iloc[0].to_dict()
+    row |= {name: counted[name].astype(float).mean() for name in metric_columns(counted)}
     row["ranking"] = counted[metric.ranking].astype(float).mean()
     row["value"] = values.mean()
     row["spread"] = values.std(ddof=1)

@@ -9,7 +9,7 @@ import pytest
 
 from report import comparison, convergence, figures, heatmaps, tables, trajectories
 from report.analysis import Analysis
-from report.answer import caution
+from report.answer import caution, contradiction
 from report.importance import importance
 from report.loading import load
 from report.metrics import Metric, resolve_metric
@@ -250,3 +250,31 @@ def test_answer_is_doubted_where_a_rival_is_near_or_ahead(value, spread, doubt):
 )
 def test_number_is_short(value, text):
     assert number(value) == text
+
+
+def test_every_number_of_a_confirmed_configuration_is_a_mean_over_its_confirmations():
+    common = {"configuration": "slot 0", "val_rel_error": 0.1, "test_rel_error": 0.1}
+    again = [common | {"role": "confirmation", "tau_rel_error": tau, "train_seconds": 10 * tau} for tau in (0.2, 0.4)]
+    runs = run_rows(common | {"role": "trial", "tau_rel_error": 9.0, "train_seconds": 9.0}, *again)
+    row = tables.configurations(runs, METRIC).iloc[0]
+    assert row["tau_rel_error"] == pytest.approx(0.3) and row["train_seconds"] == pytest.approx(3.0)
+
+
+def test_confirmed_configurations_stand_before_better_single_trainings():
+    single = {"configuration": "slot 1", "val_rel_error": 0.01, "test_rel_error": 0.01}
+    again = {"configuration": "slot 0", "val_rel_error": 0.1, "test_rel_error": 0.1, "role": "confirmation"}
+    assert tables.configurations(run_rows(single, again), METRIC)["confirmed"].tolist() == [True, False]
+
+
+def test_answer_warns_where_test_contradicts_validation():
+    winner = {"model": "w", "value": 1.74, "ranking": 0.041, "test_rel_error_median": 0.026, "confirmed": False}
+    said = contradiction(winner, METRIC)
+    assert "Validation promised 0.0410" in said and "the median is 0.0260" in said
+    assert "m is ahead" in caution(winner | {"spread": math.nan}, [{"model": "m", "value": 1.04, "spread": math.nan}])
+    assert contradiction(winner | {"value": 0.05}, METRIC) is None
+
+
+def test_names_that_no_run_has_are_told(tmp_path):
+    make_results(tmp_path, models=["method_of_steps"], families=["mackey"], trials=2, confirmations=0, seed=3)
+    problems = load(tmp_path, families=["mackey", "nope"]).problems
+    assert problems == ("--families nope: no run has it, only mackey",)

@@ -61,12 +61,18 @@ def caution(
     """
     sign = -1 if higher_is_better else 1
     ahead = [row["model"] for row in rivals if sign * row["value"] < sign * winner["value"]]
-    by_value = f"Not settled: validation chose, but by the value shown {_listed(ahead)} is ahead." if ahead else None
+    verb = "is" if len(ahead) == 1 else "are"
+    by_value = (
+        f"Not settled: validation chose, but by the value shown {_listed(ahead)} {verb} ahead." if ahead else None
+    )
     if not winner["confirmed"]:
         once = "One training only: --confirm_top 3 trains the best again with fresh seeds."
         return f"{once} {by_value}" if by_value else once
     near = [row for row in rivals if abs(row["value"] - winner["value"]) <= winner["spread"] + _known(row["spread"])]
-    return f"Not settled: {_listed([row['model'] for row in near])} lies within the spread." if near else by_value
+    if near:
+        verb = "lies" if len(near) == 1 else "lie"
+        return f"Not settled: {_listed([row['model'] for row in near])} {verb} within the spread."
+    return by_value
 
 
 def contradiction(winner: Mapping[str, object], metric: Metric) -> str | None:

@@ -128,8 +128,9 @@ def _table(analysis: Analysis, top: int) -> str:
     heads += "".join(f"<th scope=col class=screen>{escape(name)}</th>" for name in screen_head)
     return (
         "<p class=quiet>Configurations that were trained again come first, with means over these trainings; each kind "
-        "best by validation first. ★ the answer above. Click a heading to sort.</p><div class=scroll><table id=configurations "
-        f"class=sortable><thead><tr>{heads}</tr></thead><tbody>{''.join(rows)}</tbody></table></div>"
+        "best by validation first. ★ the answer above. Click a heading to sort.</p>"
+        f"<div class=scroll><table id=configurations class=sortable><thead><tr>{heads}</tr></thead>"
+        f"<tbody>{''.join(rows)}</tbody></table></div>"
     )
 
 

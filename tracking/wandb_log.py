@@ -99,10 +99,15 @@ class OpenRun:
             action(self.run)
         except Exception as error:  # W&B raises whatever its server, its service and its libraries do
             logger.warning("W&B broke off the run %s: %s", self.run.name, _one_line(error))
-            broken, self.run = self.run, None
-            with contextlib.suppress(Exception):
-                broken.finish(exit_code=1)  # or its thread would go on, and end with a traceback
+            self.abandon()
             self._give_up()
+
+    def abandon(self) -> None:
+        """Ends the run, if it is open, however that goes: else its thread goes on, and ends with a traceback."""
+        run, self.run = self.run, None
+        if run is not None:
+            with contextlib.suppress(Exception):
+                run.finish(exit_code=1)
 
     def finish(self, exit_code: int) -> None:
         """Closes the run; to close it again does nothing."""
@@ -253,8 +258,13 @@ class WandbLogger:
         run.log_artifact(artifact, aliases=[run.name[:LONGEST_TAG]])
 
     def _tear_down(self) -> None:
-        """Stops W&B's service process; the next run starts another, and asks no service of a parent process again."""
+        """Stops W&B's service process; the next run starts another, and asks no service of a parent process again.
+
+        A run that is still open breaks off: its thread would ask the service that is gone, and end with a traceback.
+        """
         os.environ.pop("WANDB_SERVICE", None)
+        for open_run in (self._trial, self._study):
+            open_run.abandon()
         try:
             self._wandb.teardown()
         except Exception as error:

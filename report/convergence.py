@@ -24,7 +24,7 @@ VIEWS = (  # x, y, title; a panel with the y of its left neighbour shares its sc
     ("epoch", "learning_rate", RATE),
 )
 NARROW_VIEWS = (*VIEWS[:3], VIEWS[4])
-X_LABELS = {"epoch": "epoch", "elapsed_seconds": "training seconds"}
+X_LABELS = {"epoch": "epoch", "elapsed_seconds": "seconds, with evaluation"}
 FEWEST_LINES = 3  # that make a band
 HEADROOM = 5  # times the highest value of a best trial: where the scale ends, whatever wild first epochs did
 HOPELESS = 3.0  # a relative error above which curves leave the scale, unless they end there
@@ -49,14 +49,16 @@ def curves(epochs: pd.DataFrame, x: str, y: str) -> dict[str, np.ndarray]:
 def band(lines: list[np.ndarray]) -> pd.DataFrame:
     """Quartiles over (n, 2) step lines, each held at its last value after its end: columns x, low, median, high.
 
-    The band begins where every line has begun.
+    The band begins where half of the lines have begun, and counts those that have.
     """
     if not lines:
         return pd.DataFrame(columns=["x", "low", "median", "high"], dtype=float)
-    start, stop = max(line[0, 0] for line in lines), max(line[-1, 0] for line in lines)
+    begins, stop = sorted(line[0, 0] for line in lines), max(line[-1, 0] for line in lines)
+    start = begins[(len(begins) - 1) // 2]
     grid = np.linspace(start, max(stop, start), GRID)
-    values = np.stack([line[np.searchsorted(line[:, 0], grid, side="right") - 1, 1] for line in lines])
-    low, median, high = np.quantile(values, (0.25, 0.5, 0.75), axis=0)
+    places = [np.searchsorted(line[:, 0], grid, side="right") - 1 for line in lines]
+    values = np.stack([np.where(at < 0, np.nan, line[at, 1]) for line, at in zip(lines, places, strict=True)])
+    low, median, high = np.nanquantile(values, (0.25, 0.5, 0.75), axis=0)
     return pd.DataFrame({"x": grid, "low": low, "median": median, "high": high})
 
 

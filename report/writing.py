@@ -1,6 +1,7 @@
 """Writes the report: calls the `create_*` methods, saves what they return, then the pages and the summary."""
 
 import inspect
+import json
 import logging
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
@@ -62,9 +63,21 @@ def write_report(visualizations: "Visualizations") -> list[Path]:
         source=str(options.results_dir),
         top=options.top,
     )
+    _remove_older(folder, names)
     write_summary(summary(visualizations.results, analysis, names, problems), folder / "visualization_report.json")
     made = [*written, *(path for path, _, _ in pages)]
     return [*made, folder / "report.html", folder / "visualization_report.json"]
+
+
+def _remove_older(folder: Path, names: Sequence[str]) -> None:
+    """Removes the figures that an earlier report lists and this one has not: they would look like parts of it."""
+    try:
+        listed = json.loads((folder / "visualization_report.json").read_text(encoding="utf-8"))["figures"]
+        older = [folder / name for name in listed if name == Path(name).name and name not in names]
+        for path in older:
+            path.unlink(missing_ok=True)
+    except (OSError, ValueError, KeyError, TypeError) as problem:
+        logger.debug("no earlier report was tidied up: %s", problem)
 
 
 def create_methods(visualizations: "Visualizations") -> list[str]:

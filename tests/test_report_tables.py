@@ -1,5 +1,6 @@
 """The pure tables behind the figures."""
 
+import json
 import math
 
 import numpy as np
@@ -7,7 +8,7 @@ import optuna
 import pandas as pd
 import pytest
 
-from report import comparison, convergence, figures, heatmaps, tables, trajectories
+from report import comparison, convergence, figures, heatmaps, tables, trajectories, writing
 from report.analysis import Analysis
 from report.answer import caution, contradiction
 from report.importance import importance
@@ -278,3 +279,16 @@ def test_names_that_no_run_has_are_told(tmp_path):
     make_results(tmp_path, models=["method_of_steps"], families=["mackey"], trials=2, confirmations=0, seed=3)
     problems = load(tmp_path, families=["mackey", "nope"]).problems
     assert problems == ("--families nope: no run has it, only mackey",)
+
+
+def test_figures_of_an_earlier_report_do_not_stay_beside_a_new_one(tmp_path):
+    listed = {"figures": ["heatmap_old.png", "kept.png", "../outside.png"]}
+    (tmp_path / "out").mkdir()
+    (tmp_path / "out" / "visualization_report.json").write_text(json.dumps(listed))
+    files = [tmp_path / "out" / name for name in ("heatmap_old.png", "kept.png", "mine.png")] + [
+        tmp_path / "outside.png"
+    ]
+    for file in files:
+        file.touch()
+    writing._remove_older(tmp_path / "out", ["kept.png"])
+    assert [file.exists() for file in files] == [False, True, True, True]

@@ -24,7 +24,7 @@ VIEWS = (  # x, y, title; a panel with the y of its left neighbour shares its sc
     ("epoch", "learning_rate", RATE),
 )
 NARROW_VIEWS = (*VIEWS[:3], VIEWS[4])
-X_LABELS = {"epoch": "epoch", "elapsed_seconds": "seconds, with evaluation"}
+X_LABELS = {"epoch": "epoch", "elapsed_seconds": "seconds elapsed"}
 FEWEST_LINES = 3  # that make a band
 HEADROOM = 5  # times the highest value of a best trial: where the scale ends, whatever wild first epochs did
 HOPELESS = 3.0  # a relative error above which curves leave the scale, unless they end there

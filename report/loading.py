@@ -51,7 +51,7 @@ def load(
         )
     runs, problems = read_runs(results_dir)
     if not runs:
-        found = f"none of {len(problems)} is readable, the first is {problems[0]}" if problems else "found none"
+        found = f"found none ({len(problems)} unreadable: {problems[0]})" if problems else "found none"
         raise ReportError(
             f"--results_dir {results_dir}: expected a folder of run folders with a config.json each; {found}; run "
             "python hyperparameter_search.py"

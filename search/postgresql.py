@@ -5,6 +5,7 @@ import hashlib
 import logging
 import os
 import re
+import sys
 import threading
 import time
 from collections.abc import Callable, Iterator
@@ -51,11 +52,18 @@ def connect(url: str) -> psycopg.Connection:
 
 
 def is_outage(error: BaseException | None) -> bool:
-    """Whether the server could not be reached, rather than refused what it was asked."""
-    if isinstance(error, StorageInternalError):
-        error = error.__cause__
+    """Whether the server could not be reached, rather than refused what it was asked; also where that is the cause.
+
+    A session that an outage has broken answers later statements by errors of its own: a fresh one will do.
+    """
     lost = (NoAnswer, psycopg.OperationalError, sqlalchemy.exc.OperationalError, sqlalchemy.exc.InterfaceError)
-    return isinstance(error, lost) or (isinstance(error, sqlalchemy.exc.DBAPIError) and error.connection_invalidated)
+    while error is not None:
+        if isinstance(error, (*lost, sqlalchemy.exc.PendingRollbackError)):
+            return True
+        if isinstance(error, sqlalchemy.exc.DBAPIError) and error.connection_invalidated:
+            return True
+        error = error.__cause__ or error.__context__
+    return False
 
 
 def patiently(action: Callable[[], Result]) -> Result:
@@ -143,7 +151,7 @@ class _Sessions:
         try:
             yield
             if held.is_broken:
-                raise StorageInternalError("a part of the transaction was refused")
+                raise StorageInternalError("a part of the transaction was refused") from held.cause
             session.commit()
         except sqlalchemy.exc.SQLAlchemyError as error:
             session.rollback()
@@ -161,6 +169,7 @@ class _HeldSession:
 
     def __init__(self, session: Session) -> None:
         self._session, self.is_broken = session, False
+        self.cause: BaseException | None = None
 
     def __getattr__(self, name: str) -> object:
         return getattr(self._session, name)
@@ -169,7 +178,7 @@ class _HeldSession:
         self._session.flush()
 
     def rollback(self) -> None:
-        self.is_broken = True
+        self.is_broken, self.cause = True, self.cause or sys.exc_info()[1]
 
     def close(self) -> None:
         pass

@@ -18,7 +18,6 @@ import argparse
 import json
 import os
 import platform
-import subprocess
 import sys
 from concurrent.futures import ProcessPoolExecutor, as_completed
 from multiprocessing import get_context
@@ -28,8 +27,8 @@ from typing import TYPE_CHECKING
 ROOT = Path(__file__).resolve().parents[1]
 sys.path.insert(0, str(ROOT))
 
-from benchmarks.accuracy_table import BASELINES, OPERATORS, table, verdicts  # noqa: E402
-from benchmarks.record import write_results  # noqa: E402
+from benchmarks.accuracy_table import BASELINES, OPERATORS, SEARCH, table, verdicts  # noqa: E402
+from benchmarks.record import head, write_results  # noqa: E402
 from search.environment import prepare_process  # noqa: E402
 
 if TYPE_CHECKING:
@@ -37,7 +36,6 @@ if TYPE_CHECKING:
 
 FAMILIES = ("mackey", "delayed_logistic", "neutral", "reaction_diffusion")
 QUICK_SECONDS, FULL_SECONDS = 40.0, 600.0
-SEARCH = "joint_fno search"
 
 
 def positive(text: str) -> float:
@@ -101,10 +99,6 @@ def work(job: Job, places: Places, found: dict[str, object] | None) -> dict[str,
     """One job, in a worker process."""
     from benchmarks import accuracy_jobs
 
-    if job.operator == SEARCH:
-        return accuracy_jobs.search_joint_fno(accuracy_jobs.Job(job.family, "joint_fno", 0, job.seconds), places) | {
-            "operator": SEARCH
-        }
     return accuracy_jobs.run(job, places, found)
 
 
@@ -114,8 +108,7 @@ class Benchmark:
     def __init__(self, arguments: argparse.Namespace) -> None:
         self.arguments = arguments
         self.records = finished(arguments.output)
-        commit = subprocess.run(["git", "rev-parse", "--short", "HEAD"], cwd=ROOT, capture_output=True, text=True)
-        self.commit = commit.stdout.strip()
+        self.commit = head()
         self.more: dict[str, object] = {}
 
     @staticmethod

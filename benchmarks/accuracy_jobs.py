@@ -7,6 +7,7 @@ import itertools
 import math
 import statistics
 import time
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -17,6 +18,7 @@ from torch import Tensor, nn
 import dno
 import model_trainer
 from benchmarks import identified, joint_fno
+from benchmarks.accuracy_table import SEARCH
 from data.batches import FamilyData, Split, load_family
 from data.families import FAMILIES
 from data.randomness import generator
@@ -71,8 +73,10 @@ def run(job: Job, places: Places, found: dict[str, object] | None = None) -> dic
         return record | _measured(Persistence(), data, evaluate(Persistence(), data).metrics)
     if job.operator == CEILING:
         return record | _identified(data)
-    hyperparameters = model_trainer.default_hyperparameters(job.operator, model_trainer.operator_spec(data)) \
-        if found is None else found  # fmt: skip
+    if job.operator == SEARCH:
+        return record | _search_joint_fno(job, data)
+    default = model_trainer.default_hyperparameters
+    hyperparameters = found or default(job.operator, model_trainer.operator_spec(data))
     result, curve = train(job, data, hyperparameters)
     if result.operator is None:
         return record | {"status": result.status, "reason": result.reason}
@@ -100,27 +104,31 @@ def train(
             curve.append([record.elapsed_seconds, record.val_rel_error])
         return "pruned" if not is_evaluated and record.elapsed_seconds >= job.seconds else None
 
-    result = model_trainer.train(
-        job.operator,
-        hyperparameters,
-        data,
-        limits=model_trainer.Limits(max_epochs=1_000_000, patience=1_000_000, max_seconds=job.seconds),
-        seed=job.seed,
-        on_epoch=note,
-        clock=time.process_time,
+    return train_for(job.operator, hyperparameters, data, job.seconds, job.seed, note), curve
+
+
+def train_for(
+    model: str,
+    hyperparameters: dict[str, object],
+    data: FamilyData,
+    seconds: float,
+    seed: int,
+    on_epoch: Callable[[EpochRecord], str | None] = lambda record: None,
+) -> model_trainer.TrainingResult:
+    """A training that CPU seconds alone end."""
+    limits = model_trainer.Limits(max_epochs=1_000_000, patience=1_000_000, max_seconds=seconds)
+    return model_trainer.train(
+        model, hyperparameters, data, limits=limits, seed=seed, on_epoch=on_epoch, clock=time.process_time
     )
-    return result, curve
 
 
-def search_joint_fno(job: Job, places: Places) -> dict[str, object]:
+def _search_joint_fno(job: Job, data: FamilyData) -> dict[str, object]:
     """The best on validation of 12 configurations: a middling one, then random ones; each for a tenth of the time."""
     import optuna
 
     from search.sampling import suggest  # Optuna is loaded only here
 
-    torch.set_num_threads(1)
     optuna.logging.set_verbosity(optuna.logging.WARNING)
-    data = load_family(job.family, places.data_root, torch.device("cpu"))
     space = parse_space(joint_fno.NAME, {joint_fno.NAME: joint_fno.SEARCH_SPACE})
     study = optuna.create_study(sampler=optuna.samplers.RandomSampler(seed=job.seed))
     study.enqueue_trial({"learning_rate": 3e-3, "trajectories": 8, "width": 32, "n_layers": 4, "modes": 48})
@@ -128,12 +136,12 @@ def search_joint_fno(job: Job, places: Places) -> dict[str, object]:
     for number in range(FNO_CONFIGURATIONS):
         point = suggest(study.ask(), space)
         hyperparameters = joint_fno.trainer_hyperparameters(point, data)
-        part = dataclasses.replace(job, seconds=FNO_SEARCH_SHARE * job.seconds, seed=number)
+        part = Job(job.family, joint_fno.NAME, number, FNO_SEARCH_SHARE * job.seconds)
         result, _ = train(part, data, hyperparameters, is_evaluated=False)
         tried.append({"val_rel_error": result.metrics.get("val_rel_error"), "hyperparameters": hyperparameters})
     known = [entry for entry in tried if entry["val_rel_error"] is not None]
     best = min(known, key=lambda entry: entry["val_rel_error"])
-    return dataclasses.asdict(job) | {"tried": tried, "hyperparameters": best["hyperparameters"]}
+    return {"tried": tried, "hyperparameters": best["hyperparameters"]}
 
 
 def _measured(operator: nn.Module, data: FamilyData, found: dict[str, object]) -> dict[str, object]:

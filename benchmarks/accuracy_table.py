@@ -8,6 +8,7 @@ from collections.abc import Sequence
 Record = dict[str, object]
 
 OPERATORS = ("stacked_history", "method_of_steps", "memory_kernel")
+SEARCH = "joint_fno search"  # of a baseline's configuration: a job, no row of the table
 BASELINES = ("persistence", "joint_fno", "identified")
 # Medians over seeds of a training of at most ten minutes, 1000 training trajectories. Columns as in COLUMNS.
 TARGETS = {

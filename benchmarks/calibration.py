@@ -46,14 +46,6 @@ def parse_arguments() -> argparse.Namespace:
     return parser.parse_args()
 
 
-def size(values: torch.Tensor, mask: torch.Tensor) -> np.ndarray:
-    """Root sum of squares over the valid entries of each trajectory, (N,)."""
-    import torch
-
-    kept = torch.where(mask[..., None], values.double(), 0.0)
-    return kept.square().sum((1, 2)).sqrt().numpy()
-
-
 def residual(family: str, predicted: torch.Tensor, split: Split) -> torch.Tensor:
     """What one Picard sweep with the true right-hand side changes in a trajectory, (N, T, C)."""
     import numpy as np
@@ -81,15 +73,18 @@ def measured(ensemble: dno.Ensemble, family: str, split: Split) -> dict[str, np.
     """Of every trajectory: relative error of the mean and of the first member, relative spread, relative residual."""
     import torch
 
+    from dno.metrics import norm
+
     with torch.no_grad():
         paths = torch.stack([torch.cat([member(*part) for part in parts(split)]) for member in ensemble.members])
-    mean, mask, scale = paths.mean(0), split.mask, size(split.solution, split.mask)
-    return {
-        "error": size(mean - split.solution, mask) / scale,
-        "single": size(paths[0] - split.solution, mask) / scale,
-        "spread": size(paths.std(0), mask) / size(mean, mask),
-        "residual": size(residual(family, mean, split), mask) / size(mean, mask),
+    mean, mask, scale = paths.mean(0), split.mask, norm(split.solution, split.mask)
+    found = {
+        "error": norm(mean - split.solution, mask) / scale,
+        "single": norm(paths[0] - split.solution, mask) / scale,
+        "spread": norm(paths.std(0), mask) / norm(mean, mask),
+        "residual": norm(residual(family, mean, split), mask) / norm(mean, mask),
     }
+    return {name: values.numpy() for name, values in found.items()}
 
 
 def parts(split: Split, at_once: int = 50) -> list[tuple[torch.Tensor, torch.Tensor, torch.Tensor, int]]:

@@ -70,7 +70,7 @@ def errors(data: FamilyData, split: str, count: int, seed: int, found: np.ndarra
     solved = []
     for draw in draws:
         params, factor = changed(data.family, draw, found)
-        history = draw.history if factor == 1.0 else _Scaled(draw.history, factor)
+        history = draw.history if factor == 1.0 else _scaled(draw.history, factor)
         solved.append((Draw(history, draw.tau, params), factor))
     intervals = -(-truth.solution.shape[1] // data.points_per_delay)
     values = solve_draws(family, [draw for draw, _ in solved], intervals).values
@@ -79,11 +79,5 @@ def errors(data: FamilyData, split: str, count: int, seed: int, found: np.ndarra
     return np.sqrt(np.sum(np.where(mask, values - reference, 0) ** 2, (1, 2)) / np.sum(np.square(reference), (1, 2)))
 
 
-class _Scaled:
-    """factor · history."""
-
-    def __init__(self, history: Callable[[np.ndarray], np.ndarray], factor: float) -> None:
-        self._history, self._factor = history, factor
-
-    def __call__(self, s: np.ndarray) -> np.ndarray:
-        return self._factor * self._history(s)
+def _scaled(history: Callable[[np.ndarray], np.ndarray], factor: float) -> Callable[[np.ndarray], np.ndarray]:
+    return lambda s: factor * history(s)

@@ -24,10 +24,11 @@ def write_results(
     **more: object,
 ) -> None:
     """Writes `rows` of {name, value, unit, target, holds} and whatever else a benchmark found; never half a file."""
+    from experiment_tracker import write_atomically  # loads numpy, which benchmarks prepare for first
+
     content = {"commit": head(), "device": device, "command": command, "rows": list(rows), **more}
     output.parent.mkdir(parents=True, exist_ok=True)
-    partial = output.with_name(f".{output.name}.partial")
-    partial.write_text(json.dumps(content, indent=1, allow_nan=False) + "\n")
-    partial.replace(output)
+    text = json.dumps(content, indent=1, allow_nan=False) + "\n"
+    write_atomically(output, lambda partial: partial.write_text(text, encoding="utf-8"))
     if not is_quiet:
         print(f"written to {output}")

@@ -12,7 +12,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from dno.metrics import quantile
+from dno.metrics import norm, quantile
 from dno.operator import Operator
 
 COVERAGE = 0.9  # of trajectories whose error is to lie below its estimate
@@ -51,7 +51,7 @@ class Ensemble(Operator):
         """
         self.eval()
         mean, deviation = self.spread(history, tau, params, solution.shape[1])
-        ratio = _size(mean - solution, mask) / _size(deviation, mask)
+        ratio = norm(mean - solution, mask) / norm(deviation, mask)
         ratio = torch.where(ratio.isnan(), torch.inf, ratio)
         # The finite-sample rank of split conformal prediction: (n + 1) · COVERAGE of n.
         rank = min(1.0, math.ceil((len(ratio) + 1) * COVERAGE) / len(ratio))
@@ -81,8 +81,3 @@ class Ensemble(Operator):
 
 def _configuration(operator: Operator) -> dict[str, object] | None:
     return getattr(operator, "hyperparameters", None)
-
-
-def _size(values: Tensor, mask: Tensor) -> Tensor:
-    """Root sum of squares over the valid entries of each trajectory: (N, T, C), (N, T) -> (N,)."""
-    return torch.where(mask[..., None], values.double(), 0.0).square().sum((1, 2)).sqrt()

@@ -15,7 +15,12 @@ VALID_TIME_THRESHOLD = 0.4  # of the true trajectory's standard deviation
 
 def relative_error(prediction: Tensor, truth: Tensor, mask: Tensor) -> Tensor:
     """‖x̂ - x‖ / ‖x‖ of every trajectory: (N, T, C), (N, T, C), (N, T) -> (N,)."""
-    return _ratio(_norm(_difference(prediction, truth, mask)), _norm(_masked(truth, mask)))
+    return _ratio(_norm(_difference(prediction, truth, mask)), norm(truth, mask))
+
+
+def norm(values: Tensor, mask: Tensor) -> Tensor:
+    """‖x‖ of every trajectory: (N, T, C), (N, T) -> (N,)."""
+    return _norm(_masked(values, mask))
 
 
 def centred_error(prediction: Tensor, truth: Tensor, mask: Tensor) -> Tensor:
@@ -30,7 +35,7 @@ def interval_errors(prediction: Tensor, truth: Tensor, mask: Tensor, points_per_
     error = _difference(prediction, truth, mask)[:, whole].unflatten(1, (intervals, points_per_delay))
     complete = mask[:, whole].unflatten(1, (intervals, points_per_delay)).all(-1)
     entries = mask.sum(1).double() * truth.shape[-1]
-    scale = _norm(_masked(truth, mask)) / entries.sqrt()
+    scale = norm(truth, mask) / entries.sqrt()
     ratios = _ratio(error.square().mean((2, 3)).sqrt(), scale[:, None])
     return torch.where(complete, ratios, torch.nan)
 

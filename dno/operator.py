@@ -157,8 +157,7 @@ class Operator(nn.Module):
         """Errors of the increments of a row (M, X, B, c) in units of their typical size, or of its own where larger.
 
         A solution that spikes would else outweigh all others: logistic with r τ up to 3.9, 60 s, 90 % of errors below
-        4.8e-2 -> 3.0e-2, larger delays 1.3e-1 -> 5.9e-2; mackey and logistic by default 5.0e-4 -> 3.5e-4 and, in half
-        the time, 6e-4 -> 4.9e-4, part of which is owed to drawing trajectories equally often.
+        4.8e-2 -> 3.0e-2, larger delays 1.3e-1 -> 5.9e-2; memory kernel on the logistic 5.7e-3 -> 2.6e-3.
         """
         unit = tau[:, None] * self.rate_scale / self.spec.points_per_delay
         true = increments / unit

@@ -12,13 +12,14 @@ import optuna
 from optuna.study import StudyDirection
 from optuna.trial import FrozenTrial, TrialState
 
+from experiment_tracker import ARTIFACTS
 from search.command_line import DEFAULT_RESULTS_DIR, Options
 from search.plan import StudyPlan
 from search.sampling import grid_size
 from search.slots import finished_trials
 
 SHOWN = 10
-MODEL = Path("artifacts", "best_model.pt")
+MODEL = Path(ARTIFACTS, "best_model.pt")  # of a run folder
 
 
 @dataclass(frozen=True)

@@ -10,14 +10,14 @@ from optuna.trial import TrialState
 
 import dno
 from data.batches import FamilyData
-from experiment_tracker import ARTIFACTS, RecordError, Run, read_run, write_atomically
+from experiment_tracker import RecordError, Run, read_run, write_atomically
 from search.command_line import Options
-from search.leaderboard import Row, confirmed_line
+from search.leaderboard import MODEL, Row, confirmed_line
 from search.plan import StudyPlan
 
 logger = logging.getLogger(__name__)
 
-BEST, MODEL, ENSEMBLE, CARD = "best", "best_model.pt", "ensemble.pt", "MODEL_CARD.md"
+BEST, ENSEMBLE, CARD = "best", "ensemble.pt", "MODEL_CARD.md"
 ERRORS = {  # by split
     "validation": "val_rel_error",
     "test": "test_rel_error",
@@ -35,7 +35,7 @@ def keep_winner(
     Its trainings with fresh seeds, the study `again`, are kept as an ensemble that estimates its own error.
     """
     folder = options.results_dir / row.run_folder
-    if not row.run_folder or not (folder / ARTIFACTS / MODEL).is_file():
+    if not row.run_folder or not (folder / MODEL).is_file():
         return None
     try:
         run = read_run(folder)
@@ -43,21 +43,21 @@ def keep_winner(
         return None
     place = options.results_dir / BEST / f"{plan.model}_{plan.family}"
     place.mkdir(parents=True, exist_ok=True)
-    write_atomically(place / MODEL, lambda partial: shutil.copyfile(folder / ARTIFACTS / MODEL, partial))
+    write_atomically(place / MODEL.name, lambda partial: shutil.copyfile(folder / MODEL, partial))
     members = _members(again, options)
     card = model_card(run, row, [member.name for member in members])
     is_known = (place / CARD).is_file() and (place / CARD).read_text(encoding="utf-8") == card
     if not (is_known and (place / ENSEMBLE).is_file()):
         _keep_ensemble(place / ENSEMBLE, members, data)
     write_atomically(place / CARD, lambda partial: partial.write_text(card, encoding="utf-8"))
-    return place / MODEL
+    return place / MODEL.name
 
 
 def _members(again: optuna.Study | None, options: Options) -> list[Path]:
     """The run folders of this machine that hold the trainings with fresh seeds; none where there is but one."""
     trials = again.get_trials(deepcopy=False, states=(TrialState.COMPLETE,)) if again is not None else []
     folders = [options.results_dir / trial.user_attrs.get("run_folder", "") for trial in trials]
-    folders = [folder for folder in folders if (folder / ARTIFACTS / MODEL).is_file()]
+    folders = [folder for folder in folders if (folder / MODEL).is_file()]
     return folders if len(folders) > 1 else []
 
 
@@ -68,8 +68,7 @@ def _keep_ensemble(path: Path, members: Sequence[Path], data: FamilyData) -> Non
         return
     split = data.splits["val"]
     try:
-        operators = [dno.load(folder / ARTIFACTS / MODEL, split.tau.device) for folder in members]
-        ensemble = dno.Ensemble(operators).to(split.tau.device)
+        ensemble = dno.Ensemble([dno.load(folder / MODEL) for folder in members]).to(split.tau.device)
         ensemble.calibrate(split.history, split.tau, split.params, split.solution, split.mask)
     except ValueError as problem:
         logger.warning("no ensemble is kept: %s", problem)
@@ -101,7 +100,7 @@ def model_card(run: Run, row: Row, members: Sequence[str]) -> str:
         "|---|---|",
         *(f"| {name} | {value} |" for name, value in config.hyperparameters.items()),
         "",
-        f'Use: `dno.load("{MODEL}").predict(history, tau, params, times)`.',
+        f'Use: `dno.load("{MODEL.name}").predict(history, tau, params, times)`.',
         *(_ensemble_lines(members) if members else []),
     ]
     return "\n".join(lines) + "\n"

@@ -23,6 +23,7 @@ from model_step import TrainingStep
 
 WINDOWS_PER_EPOCH = 2048  # target rows, for every operator: 200 epochs are about two minutes of one core
 EVALUATIONS = 20  # of the validation rollout during a whole training, at most
+EVALUATION_SHARE = 0.1  # of limited seconds, at most: in space twenty looks would take a third of them
 # Before patience may end a training. At high rates the error only wavers: method of steps on mackey, 200 epochs, was
 # best at epoch 90 (1.1e-2), better only at 140, and ended at 7.7e-4; 20 epochs of patience alone would have cut it.
 MIN_STALE_EVALUATIONS = 8
@@ -195,12 +196,16 @@ class Pace:
         return self.settings.learning_rate * (low + (1.0 - low) * 0.5 * (1.0 - math.cos(math.pi * way)))
 
     def is_evaluation_due(self) -> bool:
-        """At most EVALUATIONS times by epochs, or by progress where seconds are limited; always at the end."""
+        """At most EVALUATIONS times by epochs, or by progress where seconds are limited; always at the end.
+
+        Limited seconds are spent on evaluations only up to EVALUATION_SHARE of those that are over.
+        """
         if self.limits.max_seconds is None:
             every = -(-self.limits.max_epochs // EVALUATIONS)
             return self.epoch % every == 0 or self.epoch in (*self.limits.rungs, self.limits.max_epochs)
         last, now = self._evaluated_at, self.progress()
-        if now < 1.0 and int(now * EVALUATIONS) == int(last * EVALUATIONS):
+        is_dear = self.watch.spent["evaluation"] > EVALUATION_SHARE * self.watch.elapsed()
+        if now < 1.0 and (is_dear or int(now * EVALUATIONS) == int(last * EVALUATIONS)):
             return False
         self._evaluated_at = now
         return True

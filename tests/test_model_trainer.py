@@ -293,6 +293,20 @@ def test_a_limit_in_seconds_completes_the_cycle_and_is_kept(family, monkeypatch)
     assert not math.isnan(records[-1].val_rel_error)
 
 
+def test_limited_seconds_are_spent_on_dear_evaluations_only_to_their_share():
+    now = [0.0]
+    watch = Stopwatch(lambda: now[0])
+    pace = Pace(Limits(max_epochs=10**6, patience=10**6, max_seconds=1000.0), TrainingSettings(), 1, watch)
+    looks = 0
+    while pace.progress() < 1.0:
+        now[0] += 10.0
+        if pace.is_evaluation_due():
+            with watch.measure("evaluation"):
+                now[0] += 30.0
+            looks += 1
+    assert looks == 5  # at 50 s, then whenever a tenth allows, and at the end
+
+
 def test_a_limit_in_seconds_ends_inside_an_epoch(family):
     result, records = run(family, Limits(max_epochs=5, max_seconds=1.0), clock=ticking(0.1))
     assert result.status == "complete"

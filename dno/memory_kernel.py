@@ -185,25 +185,16 @@ class MemoryKernel(Operator):
         stepped = self.runge_kutta(self.rate_function(parameters, tau), truth[:-1], start, middle, end)
         return self.balanced(stepped - truth[:-1], truth.diff(dim=0), tau).square().mean()
 
-    def forward(self, history: Tensor, tau: Tensor, params: Tensor, n_steps: int) -> Tensor:
-        whole, half = self.kernels()
+    def next_row(self, window: Tensor, present: Tensor, tau: Tensor, params: Tensor) -> Tensor:
+        field = self.to_field(window[:, -1])
+        scale = self.scale_of(field)
         parameters = self.standardised(params)
-        rate = self.rate_function(parameters, tau)
-        field = self.to_field(history)
-        rows = []
-        for _ in range(-(-n_steps // self.spec.points_per_delay)):
-            scale = self.scale_of(field)
-            field = self.decode(
-                self._solve_interval(rate, self.encode(field, scale), tau, parameters, whole, half), scale
-            )
-            rows.append(field[1:])
-        return self.from_field(torch.cat(rows))[:, :n_steps]
+        following = self._solve_interval(self.encode(field, scale), tau, parameters)
+        return self.from_field(self.decode(following, scale))
 
-    def _solve_interval(
-        self, rate: Rate, row: Tensor, tau: Tensor, parameters: Tensor, whole: Tensor, half: Tensor
-    ) -> Tensor:
+    def _solve_interval(self, row: Tensor, tau: Tensor, parameters: Tensor) -> Tensor:
         """The next row (M+1, X, B, c), step by step."""
-        points = self.spec.points_per_delay
+        points, rate, (whole, half) = self.spec.points_per_delay, self.rate_function(parameters, tau), self.kernels()
         delayed, delayed_half, slope, slope_half = self.read_row(row, tau)
         cut = lambda field, j: None if field is None else field[j]  # noqa: E731
         sequence = list(row.unbind())

@@ -60,17 +60,13 @@ class MethodOfSteps(Operator):
             x = layer(x)
         return x
 
-    def forward(self, history: Tensor, tau: Tensor, params: Tensor, n_steps: int) -> Tensor:
+    def next_row(self, window: Tensor, present: Tensor, tau: Tensor, params: Tensor) -> Tensor:
         parameters = self.standardised(params)
-        field = self.to_field(history)
-        rows = []
-        for _ in range(-(-n_steps // self.spec.points_per_delay)):
-            scale = self.scale_of(field)
-            state = self.encode(field, scale)
-            features = self.features(state, parameters)
-            field = self.decode(self.picard.solve(self, state[-1], features, parameters, tau), scale)
-            rows.append(field[1:])
-        return self.from_field(torch.cat(rows))[:, :n_steps]
+        field = self.to_field(window[:, -1])
+        scale = self.scale_of(field)
+        state = self.encode(field, scale)
+        following = self.picard.solve(self, state[-1], self.features(state, parameters), parameters, tau)
+        return self.from_field(self.decode(following, scale))
 
     def training_loss(
         self, rows: Tensor, present: Tensor, tau: Tensor, params: Tensor, progress: float, generator: torch.Generator

@@ -7,6 +7,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
+from dno.cuda_graph import recorded
 from dno.quadrature import interpolation_matrix
 
 TINY = 1e-30  # smallest value whose logarithm is taken
@@ -168,7 +169,27 @@ class Operator(nn.Module):
         return (params - self.parameter_mean) / self.parameter_deviation
 
     def forward(self, history: Tensor, tau: Tensor, params: Tensor, n_steps: int) -> Tensor:
-        """The trajectory at t = jτ/M, j = 1 … n_steps: (B, M+1, C), (B,), (B, P) -> (B, n_steps, C)."""
+        """The trajectory at t = jτ/M, j = 1 … n_steps: (B, M+1, C), (B,), (B, P) -> (B, n_steps, C).
+
+        A history of several delays, (B, R M + 1, C), is looked at as far as `past_rows` reach.
+        """
+        points = self.spec.points_per_delay
+        given = history.unfold(1, points + 1, points).movedim(-1, 2)[:, -self.past_rows :]  # (B, R, M+1, C)
+        absent = self.past_rows - given.shape[1]
+        window = torch.cat([given.new_zeros(len(given), absent, *given.shape[2:]), given], 1)
+        present = torch.ones(window.shape[:2], dtype=torch.bool, device=window.device)
+        present[:, :absent] = False
+        n_intervals = -(-n_steps // points)
+        follow = recorded(self.next_row, window, n_intervals)
+        rows = []
+        for _ in range(n_intervals):
+            rows.append(follow(window, present, tau, params))
+            window = torch.cat([window[:, 1:], rows[-1][:, None]], 1)
+            present = torch.cat([present[:, 1:], torch.ones_like(present[:, :1])], 1)
+        return torch.cat([row[:, 1:] for row in rows], 1)[:, :n_steps]
+
+    def next_row(self, window: Tensor, present: Tensor, tau: Tensor, params: Tensor) -> Tensor:
+        """The row after the last `past_rows`: (B, past, M+1, C), which of them there are (B, past) -> (B, M+1, C)."""
         raise NotImplementedError
 
     def training_loss(

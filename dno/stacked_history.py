@@ -106,22 +106,9 @@ class StackedHistory(Operator):
         per_row = error.square().mean((0, 1))  # (target, B, c)
         return (per_row * valid).sum() / (valid.sum() * per_row.shape[-1])
 
-    def forward(self, history: Tensor, tau: Tensor, params: Tensor, n_steps: int) -> Tensor:
-        """As every operator's; a history of several delays, (B, R M + 1, C), is looked at as far as `rows` reach."""
+    def next_row(self, window: Tensor, present: Tensor, tau: Tensor, params: Tensor) -> Tensor:
         parameters = self.standardised(params)
-        points = self.spec.points_per_delay
-        given = history.unfold(1, points + 1, points).movedim(-1, 2).unbind(1)[-self.past_rows :]  # rows (B, M+1, C)
-        absent = self.past_rows - len(given)
-        window = [torch.zeros_like(given[0])] * absent + list(given)
-        present = torch.ones(len(history), self.past_rows, dtype=torch.bool, device=history.device)
-        present[:, :absent] = False
-        pieces = []
-        for _ in range(-(-n_steps // points)):
-            state, scale = self._encode_rows(torch.stack(window, 1), present, self.past_rows)
-            features = self.features(state, present, tau, parameters)[:, :, -1]
-            following = self.picard.solve(self, state[-1, :, -1], features, parameters, tau)
-            row = self.from_field(self.decode(following, scale))
-            pieces.append(row[:, 1:])
-            window = window[1:] + [row]
-            present = torch.cat([present[:, 1:], torch.ones_like(present[:, :1])], 1)
-        return torch.cat(pieces, 1)[:, :n_steps]
+        state, scale = self._encode_rows(window, present, self.past_rows)
+        features = self.features(state, present, tau, parameters)[:, :, -1]
+        following = self.picard.solve(self, state[-1, :, -1], features, parameters, tau)
+        return self.from_field(self.decode(following, scale))

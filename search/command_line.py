@@ -61,7 +61,7 @@ class Options:
     artifacts: Path | None
     device: str
     n_workers: int | None  # None: as many as the machine has cores, or GPUs
-    workers_per_gpu: int
+    workers_per_gpu: int | None
     wandb_project: str
     wandb_entity: str | None
     wandb_mode: str
@@ -273,7 +273,8 @@ def _add_other_flags(parser: argparse.ArgumentParser) -> None:
         metavar="N",
         help="processes of one thread each (default: auto, one for every core, or by GPUs); 1 repeats bit for bit",
     )
-    where.add_argument("--workers_per_gpu", type=_integer(1), default=1, metavar="N", help="of these, on each GPU")
+    per_gpu = "of these, on each GPU (default: 1, or 8 where nvidia-cuda-mps-control runs)"
+    where.add_argument("--workers_per_gpu", type=_integer(1), metavar="N", help=per_gpu)
     track = parser.add_argument_group("tracking")
     track.add_argument("--wandb_project", type=_project, default="dno-search", metavar="STR", help="W&B project name")
     track.add_argument("--wandb_entity", default=None, metavar="STR", help="W&B entity name; None for your own")

@@ -1,5 +1,6 @@
 """What is searched: a `StudyPlan` for each (model, family), made of the flags, the search space and the data."""
 
+import logging
 import math
 import os
 from collections.abc import Iterable, Mapping, Sequence
@@ -24,6 +25,9 @@ from search.sampling import derived_seed, grid_cells, snap
 from search.storage import refuse_differences, stored_fingerprint
 from search.warm_start import warm_starts
 
+logger = logging.getLogger(__name__)
+
+MOST_PER_GPU = 8  # with MPS, on an H100 with two cores for each: 3.7 times the steps of one (benchmarks/gpu.py)
 WORKER_BYTES = 2**30  # memory of one worker: about 0.5 GB for torch, the rest for data and activations
 SECONDS_PER_EPOCH = 1.0  # of a middling configuration on one core
 
@@ -146,12 +150,25 @@ def with_workers(options: Options) -> Options:
     if options.n_workers is not None:
         return options
     device = resolve_device(options.device)
+    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
     if device.type == "cuda":
         n_gpus = torch.cuda.device_count() if device.index is None else 1
-        return replace(options, n_workers=n_gpus * options.workers_per_gpu)
-    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+        return replace(options, n_workers=n_gpus * workers_per_gpu(options.workers_per_gpu, cores // n_gpus))
     fitting = psutil.virtual_memory().available // WORKER_BYTES
     return replace(options, n_workers=max(1, min(cores, fitting)))
+
+
+def workers_per_gpu(asked: int | None, cores: int) -> int:
+    """As asked for; else one, or several where NVIDIA's multi-process service runs small kernels side by side."""
+    folder = Path(os.environ.get("CUDA_MPS_PIPE_DIRECTORY", "/tmp/nvidia-mps"))
+    is_shared = (folder / "control").exists()
+    if asked is None:
+        return max(1, min(MOST_PER_GPU, cores)) if is_shared else 1
+    if asked > 1 and not is_shared:
+        logger.warning(
+            "trainings that share a GPU take turns; side by side they run once nvidia-cuda-mps-control -d does"
+        )
+    return asked
 
 
 def worker_device(name: str, line: int) -> str:

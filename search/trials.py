@@ -7,7 +7,7 @@ import traceback
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from datetime import datetime
-from importlib.metadata import version
+from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 
 import optuna
@@ -288,9 +288,17 @@ def _to_travel(bench: Bench, trial: optuna.Trial | FrozenTrial, end: TrialEnd, f
     return replace(end, record=travelling_record(folder))
 
 
+def _version(package: str) -> str | None:
+    """None where it is not installed, as W&B may be where nothing is logged to it."""
+    try:
+        return version(package)
+    except PackageNotFoundError:
+        return None
+
+
 def _run_config(bench: Bench, slot: int, trial: optuna.Trial, hyperparameters: dict[str, object]) -> RunConfig:
     plan, options = bench.plan, bench.options
-    versions = {name: version(name) for name in VERSIONS} | {"python": platform.python_version()}
+    versions = {name: found for name in VERSIONS if (found := _version(name))} | {"python": platform.python_version()}
     return RunConfig(
         study=plan.name if plan.origin is None else plan.parent,
         slot=slot,

@@ -12,22 +12,23 @@ from model_step import WARM_UP, TrainingStep
 SPEC = dno.OperatorSpec(1, 16, ("a",), frozenset({"positive"}))
 
 
-def split() -> Split:
+def split(device: str) -> Split:
     torch.manual_seed(0)
     n, steps = 8, 48
     solution, mask = torch.rand(n, steps, 1) + 0.5, torch.ones(n, steps, dtype=torch.bool)
     history, tau, params = torch.rand(n, 17, 1) + 0.5, torch.rand(n) + 1, torch.rand(n, 1)
-    return Split("train", history, tau, params, solution, mask, torch.full((n,), steps))
+    tensors = (history, tau, params, solution, mask, torch.full((n,), steps))
+    return Split("train", *(tensor.to(device) for tensor in tensors))
 
 
-def parts() -> tuple[dno.Operator, RowWindows, torch.Generator]:
+def parts(device: str = "cpu") -> tuple[dno.Operator, RowWindows, torch.Generator]:
     torch.manual_seed(1)
     operator = dno.build_operator("method_of_steps", {"width": 8, "fourier_modes_t": 4}, SPEC)
-    return operator, RowWindows(split(), 1, 1, 0.25), torch.Generator().manual_seed(2)
+    return operator.to(device), RowWindows(split(device), 1, 1, 0.25), torch.Generator(device).manual_seed(2)
 
 
-def trained(wants_graph: bool, steps: int) -> tuple[dno.Operator, torch.Tensor]:
-    operator, windows, order = parts()
+def trained(wants_graph: bool, steps: int, device: str = "cpu") -> tuple[dno.Operator, torch.Tensor]:
+    operator, windows, order = parts(device)
     step = TrainingStep(operator, windows, make_optimizer(operator, "adamw", 0.01), 4, 0.1, order, wants_graph)
     for _ in range(steps):
         step(1e-2, 0.5)

@@ -14,7 +14,7 @@ from hyperparameter_config import parse_space
 from hyperparameter_search import main
 from search.budget import enough
 from search.command_line import parse_arguments
-from search.plan import with_workers
+from search.plan import with_workers, workers_per_gpu
 from search.slots import TrialEnd, claim, reconcile, record_end
 from search.warm_start import warm_starts
 
@@ -105,6 +105,18 @@ def test_workers_follow_the_cores_unless_they_are_given(monkeypatch: pytest.Monk
     options = parse_arguments(["--device", "cpu", "--n_workers", "auto"])
     assert 1 <= with_workers(options).n_workers <= 3
     assert with_workers(parse_arguments(["--n_workers", "7"])).n_workers == 7
+
+
+def test_trainings_share_a_gpu_where_they_run_side_by_side(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    monkeypatch.setenv("CUDA_MPS_PIPE_DIRECTORY", str(tmp_path))
+    assert [workers_per_gpu(None, cores) for cores in (1, 16)] == [1, 1]
+    assert workers_per_gpu(3, 16) == 3 and "nvidia-cuda-mps-control -d" in caplog.text
+    caplog.clear()
+    (tmp_path / "control").touch()
+    assert [workers_per_gpu(None, cores) for cores in (0, 4, 64)] == [1, 4, 8]
+    assert workers_per_gpu(3, 16) == 3 and not caplog.text
 
 
 def test_confirmed_trials_are_ranked_by_their_repetitions(

@@ -273,7 +273,7 @@ def _add_other_flags(parser: argparse.ArgumentParser) -> None:
         metavar="N",
         help="processes of one thread each (default: auto, one for every core, or by GPUs); 1 repeats bit for bit",
     )
-    per_gpu = "of these, on each GPU (default: 1, or 8 where nvidia-cuda-mps-control runs)"
+    per_gpu = "of these, on each GPU (default: 1, or 16 where nvidia-cuda-mps-control runs)"
     where.add_argument("--workers_per_gpu", type=_integer(1), metavar="N", help=per_gpu)
     track = parser.add_argument_group("tracking")
     track.add_argument("--wandb_project", type=_project, default="dno-search", metavar="STR", help="W&B project name")

@@ -27,7 +27,7 @@ from search.warm_start import warm_starts
 
 logger = logging.getLogger(__name__)
 
-MOST_PER_GPU = 8  # with MPS, on an H100 with two cores for each: 3.7 times the steps of one (benchmarks/gpu.py)
+MOST_PER_GPU = 16  # with MPS, on an H100 with a core for each: 6 times the steps of one (benchmarks/gpu.py)
 WORKER_BYTES = 2**30  # memory of one worker: about 0.5 GB for torch, the rest for data and activations
 SECONDS_PER_EPOCH = 1.0  # of a middling configuration on one core
 

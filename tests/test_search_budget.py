@@ -115,7 +115,7 @@ def test_trainings_share_a_gpu_where_they_run_side_by_side(
     assert workers_per_gpu(3, 16) == 3 and "nvidia-cuda-mps-control -d" in caplog.text
     caplog.clear()
     (tmp_path / "control").touch()
-    assert [workers_per_gpu(None, cores) for cores in (0, 4, 64)] == [1, 4, 8]
+    assert [workers_per_gpu(None, cores) for cores in (0, 4, 64)] == [1, 4, 16]
     assert workers_per_gpu(3, 16) == 3 and not caplog.text
 
 

@@ -184,14 +184,19 @@ def main(arguments: Sequence[str] | None = None) -> int:
         written = Visualizations(options).write()
     except (ReportError, OSError) as error:
         logger.debug("", exc_info=True)
-        full = f"--output_dir {options.output_dir}: {error.strerror or error}" if isinstance(error, OSError) else error
-        print(f"error: {full}", file=sys.stderr)
+        print(f"error: {_place(error, options) if isinstance(error, OSError) else error}", file=sys.stderr)
         return COMMAND_LINE_ERROR
     try:
         print(f"{len(written)} files in {options.output_dir}; read {options.output_dir / 'report.html'}", flush=True)
     except OSError:  # nobody reads; the report is there all the same
         sys.stdout = open(os.devnull, "w")  # noqa: SIM115 what is left in the buffer must not fail again at exit
     return 0
+
+
+def _place(error: OSError, options: Options) -> str:
+    """What could not be written, and why; a file's own name where it was to be renamed to it."""
+    path = error.filename2 or error.filename
+    return f"--output_dir {options.output_dir}: {f'{Path(path).name}: ' if path else ''}{error.strerror or error}"
 
 
 def _names(given: Sequence[str]) -> tuple[str, ...]:

@@ -131,7 +131,7 @@ def reading(runs: pd.DataFrame, table: pd.DataFrame) -> str:
     """The figure in one sentence, from the runs and the table of `configurations`."""
     complete, pruned = (runs["status"] == "complete").sum(), (runs["status"] == "pruned").sum()
     early = len(stopped_early(runs))
-    sentence = f"{complete} runs are complete, {early} of them stopped early, and {pruned} were pruned."
+    sentence = f"{complete} complete {'run' if complete == 1 else 'runs'}, {early} stopped early; {pruned} pruned."
     best = best_by_operator(table)
     if len(best) and "best_epoch" in best and best["best_epoch"].notna().any():
         sentence += f" The best trials had their best epoch at {best['best_epoch'].median():.0f} (median)."

@@ -52,9 +52,9 @@ def bins(values: pd.Series) -> tuple[pd.Series, list[str]]:
 
 
 def _labels(values: Sequence[float]) -> list[str]:
-    """The numbers, short where that tells them apart."""
-    short = [style.number(value) for value in values]
-    return short if len(set(short)) == len(short) else [f"{value:.4g}" for value in values]
+    """The numbers, with as few digits as tell them apart."""
+    labels = ([style.number(value, digits) for value in values] for digits in range(2, 17))
+    return next((found for found in labels if len(set(found)) == len(found)), [repr(value) for value in values])
 
 
 def heatmap_table(runs: pd.DataFrame, metric: Metric, x: str, y: str) -> tuple[pd.DataFrame, pd.DataFrame]:
@@ -127,7 +127,7 @@ def reading(tables: Mapping[tuple[str, str], tuple[pd.DataFrame, pd.DataFrame]],
     if not cells:
         return "No cell holds two complete trials."
     value, x, at_x, y, at_y = (max if metric.higher_is_better else min)(cells)
-    return f"Best cell with at least two trials: {x} near {at_x} and {y} near {at_y}, median {value:.2g}."
+    return f"Best cell with at least two trials: {x} near {at_x} and {y} near {at_y}, median {style.number(value)}."
 
 
 def _norm(values: np.ndarray) -> Normalize:

@@ -88,7 +88,7 @@ def draw_importance(
     side = "right" if metric.higher_is_better else "left"
     handles = [
         Patch(facecolor=style.GREY, alpha=0.6, label=f"rank correlation ({side}: a larger value is better)"),
-        Line2D([], [], marker="o", color="black", ls="", ms=4, label="MDI share"),
+        Line2D([], [], marker="o", color="black", ls="", ms=3, label="MDI share"),
         Line2D([], [], marker="D", mfc="white", mec="black", ls="", ms=4, label="fANOVA share"),
     ]
     if tallest:
@@ -121,8 +121,8 @@ def _panel(axes: Axes, table: pd.DataFrame, n: int, colour: str) -> None:
     shown = table.iloc[::-1]
     places = np.arange(len(shown))
     axes.barh(places, shown["spearman"].fillna(0), height=0.62, color=colour, alpha=0.45)
-    axes.plot(shown["mdi"], places, "o", color="black", ms=3)
-    axes.plot(shown["fanova"], places, "D", mfc="white", mec="black", ms=3, mew=0.7)
+    axes.plot(shown["fanova"], places, "D", mfc="white", mec="black", ms=4, mew=0.7)
+    axes.plot(shown["mdi"], places, "o", color="black", ms=2.2)  # within the diamond where both agree
     for place, value in zip(places, shown["spearman"], strict=True):
         if math.isnan(value):
             axes.text(-0.04, place, "no order", ha="right", va="center", fontsize=style.SMALLEST, color=style.GREY)

@@ -129,12 +129,12 @@ def wrapped(text: str, width: int) -> str:
     return textwrap.fill(text, width, break_long_words=False)
 
 
-def number(value: float) -> str:
-    """A number in at most six letters: 0.16, 1.6e-4, 256."""
+def number(value: float, digits: int = 2) -> str:
+    """A number in at most six letters with 2 digits: 0.16, 1.6e-4, 256."""
     if value != 0 and (abs(value) < 0.01 or abs(value) >= 1e5):
-        mantissa, exponent = f"{value:.1e}".split("e")
-        return f"{mantissa.removesuffix('.0')}e{int(exponent)}"
-    return f"{value:.3g}" if abs(value) >= 1 else f"{value:.2g}"
+        mantissa, exponent = f"{value:.{digits - 1}e}".split("e")
+        return f"{mantissa.rstrip('0').removesuffix('.')}e{int(exponent)}"
+    return f"{value:.{digits + 1}g}" if abs(value) >= 1 else f"{value:.{digits}g}"
 
 
 def log_axis(axis: Axis, values: Sequence[float], most: int | None = None) -> None:

@@ -10,10 +10,9 @@ import pandas as pd
 from experiment_tracker import write_atomically
 from report.analysis import Analysis
 from report.loading import PARAMETER, Results, metric_columns, parameter_columns
-from report.tables import rerun_command
+from report.tables import STATUSES, rerun_command
 
 SCHEMA_VERSION = 1
-STATUSES = ("complete", "pruned", "failed", "interrupted", "unfinished")
 
 
 def summary(results: Results, analysis: Analysis, figures: Sequence[str], problems: Sequence[str]) -> dict[str, object]:

@@ -9,6 +9,7 @@ from report.loading import metric_columns, parameter_columns
 from report.metrics import Metric
 
 CONFIGURATION = ["study", "configuration"]
+STATUSES = ("complete", "pruned", "failed", "interrupted", "unfinished")
 COUNTED_ROLES = ("confirmation", "trial")  # the first of which there are runs
 
 
@@ -53,11 +54,12 @@ def best_by_family(table: pd.DataFrame, metric: Metric) -> pd.DataFrame:
 
 
 def counts(runs: pd.DataFrame) -> pd.DataFrame:
-    """Runs of each (study, model, family) by status: complete, pruned, failed, interrupted, unfinished."""
-    table = runs.groupby(["study", "model", "family", "status"]).size().unstack(fill_value=0)
-    return table.reindex(
-        columns=["complete", "pruned", "failed", "interrupted", "unfinished"], fill_value=0
-    ).reset_index()
+    """Of each (study, model, family): its trials by status, and `confirmations`, trainings of its best once more."""
+    keys, is_again = ["study", "model", "family"], runs["role"] == "confirmation"
+    every = runs.groupby(keys).size().index
+    trials = runs[~is_again].groupby([*keys, "status"]).size().unstack(fill_value=0)
+    table = trials.reindex(index=every, columns=STATUSES, fill_value=0)
+    return table.assign(confirmations=runs[is_again].groupby(keys).size().reindex(every, fill_value=0)).reset_index()
 
 
 def varying_parameters(runs: pd.DataFrame) -> list[str]:

@@ -282,6 +282,13 @@ def test_output_that_cannot_be_written_is_one_line_and_exit_code_2(one_trial, tm
     assert error.startswith("error: --output_dir") and error.count("\n") == 1
 
 
+def test_folder_in_the_place_of_a_figure_is_named(one_trial, tmp_path, capsys):
+    (tmp_path / "out" / "model_comparison.png").mkdir(parents=True)
+    code = main(["--results_dir", str(one_trial("complete")), "--output_dir", str(tmp_path / "out")])
+    error = capsys.readouterr().err.strip().splitlines()[-1]
+    assert code == 2 and error == f"error: --output_dir {tmp_path / 'out'}: model_comparison.png: Is a directory"
+
+
 def test_full_disk_is_one_line_and_leaves_nothing_half_written(one_trial, tmp_path, capsys):
     results, before = one_trial("complete"), resource.getrlimit(resource.RLIMIT_FSIZE)
     resource.setrlimit(resource.RLIMIT_FSIZE, (20_000, before[1]))  # bytes of a file

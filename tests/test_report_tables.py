@@ -136,6 +136,19 @@ def test_heatmap_cells_are_medians_with_counts_and_nan_where_empty():
     np.testing.assert_array_equal(numbers.to_numpy(), [[2, 0], [0, 1]])
 
 
+def test_studies_count_trials_by_status_and_confirmations_apart():
+    roles = [("trial", "complete"), ("trial", "pruned"), ("confirmation", "complete"), ("confirmation", "complete")]
+    runs = pd.DataFrame([{"study": "s", "model": "m", "family": "f", "role": r, "status": t} for r, t in roles])
+    only = runs[runs["role"] == "confirmation"]
+    assert tables.counts(runs).iloc[0].tolist() == ["s", "m", "f", 1, 1, 0, 0, 0, 2]
+    assert tables.counts(only).iloc[0].tolist() == ["s", "m", "f", 0, 0, 0, 0, 0, 2]
+
+
+def test_bins_that_differ_late_have_short_labels_all_the_same():
+    values = pd.Series([1.506e-5, 1.51e-5, 1.506e-5, 1.51e-5])
+    assert heatmaps.bins(values)[1] == ["1.506e-5", "1.51e-5"]
+
+
 def test_bins_of_a_wide_range_are_even_in_the_logarithm():
     values = pd.Series(np.logspace(-5, 0, 11))
     index, labels = heatmaps.bins(values)

@@ -68,7 +68,7 @@ def read_run(path: Path) -> Run:
     epochs = _read_epochs(path, problems)
     for name in (CONFIG, METRICS) if results else ():
         problem = _file_problem(path, name, results.files.get(name, ""))
-        if problem:
+        if problem and problem not in problems:
             problems.append(problem)
     return Run(path, config, epochs, results, tuple(problems))
 

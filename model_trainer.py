@@ -255,7 +255,7 @@ def train_epoch(operator: dno.Operator, step: TrainingStep, pace: Pace) -> tuple
     Raises Divergence when one of them is not finite.
     """
     operator.train()
-    step.totals.zero_()
+    step.begin_epoch()
     steps = 0
     while steps < pace.steps_per_epoch and (steps == 0 or pace.progress() < 1.0):
         progress = pace.progress()
@@ -314,7 +314,8 @@ def train(
                 training.restore(checkpoints.saved)
                 costs["epochs"] = pace.epoch
                 watch.go_on_from(training.records[-1].elapsed_seconds)
-            step = TrainingStep(operator, windows, optimizer, pace.crops, settings.gradient_clip, order)
+            shape = pace.steps_per_epoch, pace.crops
+            step = TrainingStep(operator, windows, optimizer, shape, settings.gradient_clip, order)
 
             while pace.progress() < 1.0 and not pace.is_over and status == "complete":
                 pace.epoch, began = pace.epoch + 1, watch.elapsed()

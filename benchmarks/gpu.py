@@ -20,7 +20,7 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -32,6 +32,8 @@ from benchmarks.record import write_results  # noqa: E402
 from benchmarks.speed import SEARCHED, SHAPES, Row, layer_stack, medians, ratio, training_step, within_plain  # noqa: E402
 
 if TYPE_CHECKING:
+    import torch
+
     import dno
     from data.batches import Split
     from model_step import TrainingStep
@@ -107,7 +109,21 @@ def make_step(model: str, is_spatial: bool, wants_graph: bool) -> TrainingStep:
     optimizer = make_optimizer(operator, settings.optimizer, settings.weight_decay)
     crops = max(1, settings.batch_size // operator.target_rows)
     order = torch.Generator("cuda").manual_seed(0)
-    return TrainingStep(operator, windows, optimizer, crops, settings.gradient_clip, order, wants_graph)
+    return TrainingStep(operator, windows, optimizer, (STEPS, crops), settings.gradient_clip, order, wants_graph)
+
+
+def epoch(*steps: TrainingStep, streams: Sequence[torch.cuda.Stream] = ()) -> None:
+    """STEPS steps of each, in turn, on streams of their own where there are such."""
+    import torch
+
+    for step in steps:
+        step.begin_epoch()
+    if streams:
+        torch.cuda.synchronize()
+    for _ in range(STEPS):
+        for number, step in enumerate(steps):
+            with torch.cuda.stream(streams[number]) if streams else contextlib.nullcontext():
+                step(1e-4, 0.5)
 
 
 def layers(seconds: float) -> list[Row]:
@@ -145,9 +161,9 @@ def steps(seconds: float) -> list[Row]:
         for model in dno.MODELS:
             calls: dict[str, Call] = {}
             for name, wants_graph in (("graph", True), ("eager", False), ("plain", False)):
-                call = functools.partial(make_step(model, is_spatial, wants_graph), 1e-4, 0.5)
+                call = functools.partial(epoch, make_step(model, is_spatial, wants_graph))
                 calls[name] = within_plain(call) if name == "plain" else call
-            found = compared(calls, seconds, STEPS)
+            found = {name: value / STEPS for name, value in compared(calls, seconds).items()}
             kind = f"{model}, {'in space' if is_spatial else 'scalar'}"
             rows.append(ratio(f"GPU, {kind}: step as a graph against eager", found["graph"], found["eager"], 3.0))
             rows.append(ratio(f"GPU, {kind}: eager step against plain layers", found["eager"], found["plain"]))
@@ -193,17 +209,11 @@ def streams(seconds: float) -> list[Row]:
     for model in ("method_of_steps", "memory_kernel"):
         rates = {}
         for count in STREAMS:
-            running = [(make_step(model, False, True), torch.cuda.Stream()) for _ in range(count)]
-            for step, _ in running:
-                for _ in range(5):
-                    step(1e-4, 0.5)
-
-            def turn(running: list[tuple[TrainingStep, torch.cuda.Stream]] = running) -> None:
-                for step, stream in running:
-                    with torch.cuda.stream(stream):
-                        step(1e-4, 0.5)
-
-            rates[count] = count / compared({"turn": turn}, seconds / len(STREAMS), STEPS)["turn"]
+            running = [make_step(model, False, True) for _ in range(count)]
+            for step in running:
+                epoch(step)  # records it
+            turn = functools.partial(epoch, *running, streams=[torch.cuda.Stream() for _ in running])
+            rates[count] = count * STEPS / compared({"turn": turn}, seconds / len(STREAMS))["turn"]
             print(f"{model}, {count} trainings on streams: {rates[count]:.0f} steps/s", flush=True)
             rows.append(Row(f"GPU, {model}: {count} trainings on streams", round(rates[count]), "steps/s"))
         most = max(rates, key=rates.__getitem__)
@@ -253,13 +263,12 @@ def work(model: str, seconds: float, begin: float) -> None:
     import torch
 
     step, count = make_step(model, False, True), 0
-    for _ in range(10):
-        step(1e-4, 0.5)
+    epoch(step)
     torch.cuda.synchronize()
     time.sleep(max(0.0, begin - time.time()))
     start = time.perf_counter()
     while time.perf_counter() < start + seconds:
-        waiting(functools.partial(step, 1e-4, 0.5), STEPS)()
+        waiting(functools.partial(epoch, step))()
         count += STEPS
     print(count / (time.perf_counter() - start))
 

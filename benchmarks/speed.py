@@ -247,7 +247,11 @@ def data_path(seconds: float) -> list[Row]:
 
     loader = DataLoader(Trajectories(), batch_size=32, shuffle=True, collate_fn=collate)
     calls: dict[str, Call] = {
-        "ours": lambda: [windows.draw(32, order) for _ in range(64)],
+        "ours": lambda: [
+            tuple(values[step] for values in epoch)
+            for epoch in [[values.unflatten(0, (64, 32)) for values in windows.draw(2048, order)]]
+            for step in range(64)
+        ],
         "loader": lambda: list(loader),
     }
     found = medians(calls, seconds)

@@ -9,6 +9,7 @@ from data.batches import RowWindows, Split
 from model_optimizer import make_optimizer
 from model_step import WARM_UP, TrainingStep
 
+STEPS = 4  # of an epoch
 SPEC = dno.OperatorSpec(1, 16, ("a",), frozenset({"positive"}))
 
 
@@ -29,23 +30,30 @@ def parts(device: str = "cpu") -> tuple[dno.Operator, RowWindows, torch.Generato
 
 def trained(wants_graph: bool, steps: int, device: str = "cpu") -> tuple[dno.Operator, torch.Tensor]:
     operator, windows, order = parts(device)
-    step = TrainingStep(operator, windows, make_optimizer(operator, "adamw", 0.01), 4, 0.1, order, wants_graph)
-    for _ in range(steps):
+    optimizer = make_optimizer(operator, "adamw", 0.01)
+    step = TrainingStep(operator, windows, optimizer, (STEPS, 4), 0.1, order, wants_graph)
+    for number in range(steps):
+        if number % STEPS == 0:
+            totals = step.totals.clone()
+            step.begin_epoch()
+            step.totals += totals
         step(1e-2, 0.5)
     return operator, step.totals
 
 
 def test_step_equals_torch_alone():
-    operator, totals = trained(False, 3)
+    operator, totals = trained(False, STEPS + 3)
     plain, windows, order = parts()
     groups = [[p for p in plain.parameters() if (p.ndim > 1) == decays] for decays in (True, False)]
     optimizer = torch.optim.AdamW(
         [{"params": groups[0], "weight_decay": 0.01}, {"params": groups[1], "weight_decay": 0.0}], lr=1e-2
     )
     expected = torch.zeros(2)
-    for _ in range(3):
+    epoch = [windows.draw(4 * STEPS, order) for _ in range(2)]
+    for number in range(STEPS + 3):
+        drawn, first = epoch[number // STEPS], 4 * (number % STEPS)
         optimizer.zero_grad()
-        loss = plain.training_loss(*windows.draw(4, order), 0.5, order)
+        loss = plain.training_loss(*(values[first : first + 4] for values in drawn), 0.5, order)
         loss.backward()
         norm = torch.nn.utils.clip_grad_norm_(plain.parameters(), 0.1)
         optimizer.step()

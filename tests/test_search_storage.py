@@ -5,8 +5,12 @@ import sys
 from pathlib import Path
 
 import optuna
+import psycopg
 import pytest
+import sqlalchemy
+from optuna.exceptions import StorageInternalError
 
+from search.postgresql import is_outage
 from search.storage import (
     JOURNAL_NAME,
     KernelLock,
@@ -104,3 +108,38 @@ def test_search_lock_is_refused_while_held_and_free_after_kill(tmp_path: Path) -
     process.communicate()
     assert lock.acquire(wait=False)
     lock.release()
+
+
+def caused(error: Exception, cause: BaseException | None, by_context: bool = False) -> Exception:
+    """The error as it is after `raise … from cause`, or after an unrelated `raise` while the cause was handled."""
+    if by_context:
+        error.__context__ = cause
+    else:
+        error.__cause__ = cause
+    return error
+
+
+LOST = sqlalchemy.exc.OperationalError("SELECT 1", {}, Exception("server closed the connection"))
+REFUSED = sqlalchemy.exc.ProgrammingError("SELEC 1", {}, Exception("syntax error"))
+
+
+@pytest.mark.parametrize(
+    ("error", "expected"),
+    [
+        (LOST, True),
+        (psycopg.OperationalError("terminating connection"), True),
+        (caused(StorageInternalError("an exception"), LOST), True),
+        (caused(KeyError("trial"), LOST, by_context=True), True),
+        (caused(StorageInternalError("an exception"), sqlalchemy.exc.PendingRollbackError("rolled back")), True),
+        (sqlalchemy.exc.DBAPIError("SELECT 1", {}, Exception(), connection_invalidated=True), True),
+        (sqlalchemy.exc.DBAPIError("SELECT 1", {}, Exception()), False),
+        (REFUSED, False),
+        (caused(StorageInternalError("an exception"), REFUSED), False),
+        (KeyError("trial"), False),
+        (None, False),
+    ],
+)
+def test_an_outage_is_told_from_a_refusal_also_as_the_cause_of_another_error(
+    error: Exception | None, expected: bool
+) -> None:
+    assert is_outage(error) is expected

@@ -11,6 +11,7 @@ import logging
 import pickle
 import shutil
 import struct
+import time
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -28,6 +29,7 @@ DAMAGE = (RuntimeError, pickle.UnpicklingError, ValueError, TypeError, LookupErr
 DAMAGE += (EOFError, OSError, OverflowError, MemoryError, struct.error)
 ZIP = b"PK\x03\x04"
 PARTS = ("operator", "optimizer", "progress", "order", "random", "random_device", "records")
+SHARE = 0.05  # of the time, at most: a wide operator's 100 MB take longer to save than a GPU needs for an epoch
 KEPT = 2  # the newest checkpoints: should the last be damaged, one epoch more is trained again
 
 
@@ -89,15 +91,21 @@ class Checkpoints:
     def __init__(self, folder: Path, every: int) -> None:
         self.folder, self.every = folder, every
         self.saved = self._newest()
+        self._next = 0.0  # not before, by time.perf_counter
 
     def is_due(self, epoch: int, status: str) -> bool:
-        """Every so many epochs, and where a training stops to go on later; not where it was judged and ends."""
-        return status in ("paused", "interrupted") or (status == "complete" and epoch % self.every == 0)
+        """Every so many epochs as long as saving takes at most SHARE of the time, and where a training stops to go on
+        later; not where it was judged and ends.
+        """
+        if status != "complete":
+            return status in ("paused", "interrupted")
+        return epoch % self.every == 0 and time.perf_counter() >= self._next
 
     def save(self, training: Training) -> None:
         """Writes the state under a name of its own, then removes all but the last two. Not flushed to the disk: what a
         power cut leaves is noticed by its sha256, and the one before is taken.
         """
+        begun = time.perf_counter()
         buffer = io.BytesIO()
         torch.save(training.capture(), buffer)
         content = buffer.getbuffer()
@@ -111,6 +119,7 @@ class Checkpoints:
         write_atomically(self.folder / f"epoch-{len(training.records):06d}.pt", write, is_flushed=False)
         for old in self._files()[KEPT:]:
             old.unlink()
+        self._next = time.perf_counter() + (time.perf_counter() - begun) / SHARE
 
     def remove(self) -> None:
         """Deletes them all: the training is over."""

@@ -36,11 +36,14 @@ def test_search_loses_nothing_when_its_server_is_killed_as_well(tmp_path: Path) 
 def test_nothing_grows_from_trial_to_trial(tmp_path: Path) -> None:
     watched = soak.soak("one process", 1, 9)
     assert watched.code == 0 and watched.samples[-1].trials >= 8
-    half = len(watched.samples) // 2
-    early, late = watched.samples[:half], watched.samples[-2:]
-    assert late[-1].memory < 1.05 * watched.samples[half].memory
-    for name in ("threads", "temporary", "handles"):  # files of a run come and go: one left by each trial would show
-        assert min(getattr(each, name) for each in late) <= max(getattr(each, name) for each in early), name
+    early, late = watched.samples[:3], watched.samples[-2:]
+    assert late[-1].memory < 1.05 * watched.samples[len(watched.samples) // 2].memory
+    for name in (
+        "threads",
+        "temporary",
+        "handles",
+    ):  # a run's own come and go; one left by each trial would be four more
+        assert min(getattr(each, name) for each in late) <= max(getattr(each, name) for each in early) + 2, name
 
 
 def test_folder_that_a_kill_left_half_made_is_taken_over(tmp_path: Path) -> None:

@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 import torch
 
+import model_checkpoint
 import model_trainer
 from data.batches import FamilyData
 from experiment_tracker import EpochRecord
@@ -25,6 +26,7 @@ class Cut(Exception):
 @pytest.fixture(autouse=True)
 def _small(linear_operator: None, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(model_trainer, "WINDOWS_PER_EPOCH", 256)
+    monkeypatch.setattr(model_checkpoint, "SHARE", math.inf)  # every epoch, however long it takes to save
 
 
 @pytest.fixture(scope="module")
@@ -86,6 +88,18 @@ def test_a_training_that_patience_had_ended_is_not_continued(family: FamilyData,
     again, records = run(family, tmp_path, limits=limits, learning_rate=1e-30)
     assert records == []
     assert again.metrics["test_rel_error"] == whole.metrics["test_rel_error"]
+
+
+def test_saving_takes_its_share_of_the_time_and_a_pause_is_always_saved(
+    family: FamilyData, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(model_checkpoint, "SHARE", 1e-6)
+    run(family, tmp_path)
+    assert [path.name for path in tmp_path.iterdir()] == ["epoch-000001.pt"]
+    checkpoints = Checkpoints(tmp_path, 3)
+    assert [checkpoints.is_due(epoch, "complete") for epoch in (1, 2, 3)] == [False, False, True]
+    assert checkpoints.is_due(2, "paused") and checkpoints.is_due(2, "interrupted")
+    assert not checkpoints.is_due(3, "pruned")
 
 
 def test_the_last_two_checkpoints_are_kept_and_a_damaged_one_is_passed_over(

@@ -7,7 +7,7 @@ from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 
 from report import style
-from report.metrics import Metric, label
+from report.metrics import HOPELESS, Metric, is_error, label
 from report.style import Layout
 from report.tables import best_by_family, best_by_operator
 
@@ -19,6 +19,7 @@ COUNT_HEIGHT = 0.12  # inches
 PLACES = ("main", "a", "b", "c", "d")  # of the boxes in the figure
 BOX_WIDTH = 0.8  # of the place that a family takes
 FRONT_LABEL = 24  # letters of an axis label beside a front
+HEADROOM = 0.14  # of the axis above that line, for its label
 
 
 def comparison_table(runs: pd.DataFrame, metric: Metric) -> pd.DataFrame:
@@ -37,6 +38,8 @@ def draw_comparison(table: pd.DataFrame, best: pd.DataFrame, metric: Metric, lay
     Below them, for every family, error against parameters with the front that no trial beats in both.
     """
     families, models = sorted(table["family"].unique()), style.model_order(table["model"])
+    are_errors = table["measure"].map(is_error)
+    table = table.assign(value=table["value"].where(~are_errors, table["value"].clip(upper=HOPELESS)))
     n_fronts = min(len(families), MOST_FRONTS)
     columns = min(n_fronts, layout.choose(wide=4, narrow=2))
     rows = -(-n_fronts // columns)
@@ -135,6 +138,14 @@ def _boxes(
             ha="center", fontsize=style.SMALLEST, color=style.GREY,
         )  # fmt: skip
     style.log_axis(axes.yaxis, table["value"].astype(float))
+    if is_error(measure) and (table["value"] == HOPELESS).any():
+        axes.axhline(HOPELESS, color=style.GREY, lw=0.7, ls=":", zorder=0)
+        low, _ = axes.get_ylim()
+        axes.set_ylim(low, HOPELESS * (HOPELESS / low) ** HEADROOM)
+        axes.annotate(
+            f"{HOPELESS:g} and more", (1, HOPELESS), (-2, 2.5), xycoords=("axes fraction", "data"), ha="right",
+            textcoords="offset points", fontsize=style.SMALLEST, color=style.GREY,
+        )  # fmt: skip
     _name_families(axes, families, letters=letters[1] // max(len(families), 1))
 
 

@@ -27,6 +27,7 @@ NOTES = {  # how to read a figure, what it cannot say
     "fANOVA are forests' shares of the variance without direction, and mean little below some twenty trials. Bayesian "
     "search samples good regions more often, which weakens all three.",
     "model_comparison": "Every complete trial is a point and the small numbers count them; boxes hold the middle half. "
+    "Relative errors above 10 are drawn at 10. "
     "In the last row the line joins the trials that no other beats in both parameters and error.",
     "trajectories": "Time in delays; the error is |prediction - truth| over the RMS of the true trajectory. Images of "
     "truth and prediction share the scale of their truth, x. At the right, or below, the error of each delay interval "

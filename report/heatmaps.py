@@ -15,7 +15,7 @@ from matplotlib.patches import Rectangle
 
 from report import style
 from report.loading import PARAMETER
-from report.metrics import Metric, label
+from report.metrics import HOPELESS, Metric, is_error, label
 from report.studies import is_log, is_numeric
 from report.style import Layout
 
@@ -95,7 +95,9 @@ def draw_heatmap(
     title = style.wrapped(title, layout.choose(wide=80, narrow=36))
     figure.suptitle(title, x=0.01, ha="left", fontweight="bold")
     panels = figure.subplots(rows, columns, squeeze=False)
-    norm = _norm(np.concatenate([medians.to_numpy().ravel() for medians, _ in tables.values()]))
+    values = np.concatenate([medians.to_numpy().ravel() for medians, _ in tables.values()])
+    most = HOPELESS if is_error(metric.ranking) else math.inf
+    norm, is_cut = _norm(values, most), np.nanmax(values) > most
     for axes, ((x, y), (medians, numbers)) in zip(panels.flat, tables.items(), strict=False):
         _panel(axes, medians, numbers, norm)
         _frame_best(axes, medians, metric)
@@ -103,7 +105,15 @@ def draw_heatmap(
     for axes in panels.flat[len(tables) :]:
         axes.set_axis_off()
     place = layout.choose(wide="right", narrow="bottom")
-    bar = figure.colorbar(ScalarMappable(norm, COLOURS), ax=panels, shrink=0.8, aspect=30, pad=0.01, location=place)
+    bar = figure.colorbar(
+        ScalarMappable(norm, COLOURS),
+        ax=panels,
+        shrink=0.8,
+        aspect=30,
+        pad=0.01,
+        location=place,
+        extend="max" if is_cut else "neither",
+    )
     bar.set_label(f"median {label(metric.ranking)}")
     if isinstance(norm, LogNorm):
         style.log_ticks(bar.long_axis, norm.vmin, norm.vmax, most=6)
@@ -130,8 +140,9 @@ def reading(tables: Mapping[tuple[str, str], tuple[pd.DataFrame, pd.DataFrame]],
     return f"Best cell with at least two trials: {x} near {at_x} and {y} near {at_y}, median {style.number(value)}."
 
 
-def _norm(values: np.ndarray) -> Normalize:
-    values = values[np.isfinite(values)]
+def _norm(values: np.ndarray, most: float) -> Normalize:
+    """The scale of finite values, those above `most` as if they were that."""
+    values = np.minimum(values[np.isfinite(values)], most)
     low, high = values.min(), values.max()
     if low <= 0:
         return Normalize(low, high if high > low else low + 1)

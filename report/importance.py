@@ -24,7 +24,7 @@ FEWEST_TRIALS = 5
 MOST_SHOWN = 8
 MOST_STACKED = 3  # studies whose panels a narrow figure stacks in full; of more, shorter ones lie in pairs
 MOST_SHOWN_STACKED = 5
-TITLE_WIDTH = 26  # letters, so that titles side by side never meet
+TITLE_WIDTHS = {1: 80, 2: 40, 3: 26}  # letters by columns, so that titles side by side never meet
 COLUMNS = ("parameter", "spearman", "mdi", "fanova", "n")
 
 
@@ -76,7 +76,8 @@ def draw_importance(
     panels = figure.subplots(rows, columns, squeeze=False)
     for axes, (study, table) in zip(panels.flat, tables.items(), strict=False):
         # A narrow panel is shorter than its title, which goes on over the names at its left.
-        title = style.wrapped(f"{titles[study]} (n={finished[study]})", TITLE_WIDTH)
+        width = layout.choose(wide=TITLE_WIDTHS[columns], narrow=TITLE_WIDTHS[3])
+        title = style.wrapped(f"{titles[study]} (n={finished[study]})", width)
         axes.set_title(title, loc=layout.choose(wide="left", narrow="right"), fontsize=7)
         _panel(axes, table.head(most), finished[study], style.colour(models[study], models.values()))
     for column in layout.choose(wide=panels.T, narrow=panels.T[:0]):  # in a narrow figure the legend says it alone

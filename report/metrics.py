@@ -10,6 +10,7 @@ FALLBACK_RANKING = "val_rel_error"
 COSTS = ("train_seconds", "n_parameters", "inference_ms", "epochs", "seconds_to_best", "best_epoch")
 HIGHER_IS_BETTER = ("valid_time",)
 ALIASES = {"test_rollout_error": "rollout_error", "test_stability_score": "stability_score"}
+HOPELESS = 10.0  # relative errors above it are all alike: drawn there, they leave the others their scale
 LABELS = {
     "rel_error": "relative L2 error",
     "rel_error_median": "median relative L2 error",
@@ -58,6 +59,11 @@ class Metric:
 def base_name(name: str) -> str:
     """The metric without its split: `val_rel_error` → `rel_error`."""
     return name.removeprefix("test_").removeprefix("val_")
+
+
+def is_error(name: str) -> bool:
+    """Whether it is a relative error, or a quantile of one."""
+    return base_name(name).removesuffix("_median").removesuffix("_p90").endswith("error")
 
 
 def label(name: str) -> str:

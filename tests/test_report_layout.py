@@ -9,7 +9,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.text import Text
 
-from report import figures, heatmaps, importance
+from report import comparison, figures, heatmaps, importance
 from report.analysis import Analysis
 from report.loading import load
 from report.metrics import Metric
@@ -46,6 +46,24 @@ def draw(analysis: Analysis, layout: Layout) -> dict[str, Figure]:
         ),
         "heatmap": heatmaps.draw_heatmap(pairs, titles[LONGEST], analysis.metric, 5, layout),
     }
+
+
+def test_diverged_trials_leave_the_others_their_scale(analysis: Analysis) -> None:
+    runs = analysis.runs.copy()
+    first = runs.index[(runs["status"] == "complete") & (runs["role"] == "trial")][0]
+    runs.loc[first, ["test_rel_error", "val_rel_error"]] = 1e9
+    table = comparison.comparison_table(runs, analysis.metric)
+    figure = comparison.draw_comparison(table, analysis.best, analysis.metric, LAYOUTS[7.2])
+    main = next(axes for axes in figure.findobj(Axes) if "relative L2 error" in axes.get_ylabel())
+    drawn = np.concatenate([np.asarray(line.get_ydata(), float) for line in main.lines])
+    assert drawn.max() == 10 and 10 < main.get_ylim()[1] < 100
+    assert any(text.get_text() == "10 and more" for text in main.texts)
+    mine = runs[runs["study"] == runs.loc[first, "study"]]
+    medians, numbers = heatmaps.heatmap_table(mine, analysis.metric, "param_width", "param_learning_rate")
+    assert np.nanmax(medians.to_numpy()) == 1e9  # the table holds what was measured
+    drawn = heatmaps.draw_heatmap({("a", "b"): (medians, numbers)}, "", analysis.metric, 5, LAYOUTS[7.2])
+    (mesh,) = [mesh for axes in drawn.axes for mesh in axes.collections if mesh.get_array() is not None][:1]
+    assert mesh.norm.vmax == 10
 
 
 @pytest.fixture(scope="module", params=list(LAYOUTS))

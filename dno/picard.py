@@ -13,7 +13,7 @@ from torch import Tensor, nn
 
 from dno.layers import ParameterHead
 from dno.operator import Operator
-from dno.quadrature import integration_matrix
+from dno.quadrature import extrapolation_matrix, integration_matrix
 from dno.right_hand_side import RightHandSide
 from dno.spectral import available_modes_x
 
@@ -38,21 +38,29 @@ class PicardWindows(nn.Module):
         self.windows = [slice(int(a), int(b) + 1) for a, b in pairwise(edges)]
         for i, window in enumerate(self.windows):
             matrix = integration_matrix(window.stop - window.start, 1 / (n_points - 1))
-            self.register_buffer(f"integral_{i}", torch.tensor(matrix, dtype=torch.get_default_dtype()), False)
+            self._constant(f"integral_{i}", matrix)
+        for i, (before, window) in enumerate(pairwise(self.windows), start=1):
+            self._constant(f"guess_{i}", extrapolation_matrix(before.stop - before.start, window.stop - window.start))
+
+    def _constant(self, name: str, matrix: np.ndarray) -> None:
+        self.register_buffer(name, torch.tensor(matrix, dtype=torch.get_default_dtype()), False)
 
     def forward(self, start: Tensor, rate: Callable[[Tensor, slice], Tensor], jump: Tensor | None = None) -> Tensor:
         """start (X, B, c) -> (S, X, B, c). `rate(y, points)` is dy/ds there; `jump` is added after the integral."""
         pieces = []
+        guess = start.new_zeros(self.windows[0].stop, *start.shape)  # of the integral: as it went on before
         base, settled = start, SETTLED * torch.finfo(start.dtype).eps
         for i, window in enumerate(self.windows):
             integral = getattr(self, f"integral_{i}")
             offset = base if jump is None else base + jump[window] - jump[window.start]
-            state = offset.expand(window.stop - window.start, *start.shape)
+            state = offset + guess
             for _ in range(self.sweeps):
                 before, state = state, offset + torch.tensordot(integral, rate(state, window), 1)
                 if state.device.type == "cpu" and (state - before).abs().max() <= settled:
                     break
             base = state[-1]
+            if i + 1 < len(self.windows):
+                guess = torch.tensordot(getattr(self, f"guess_{i + 1}"), state - offset, 1)
             pieces.append(state if i == 0 else state[1:])
         return torch.cat(pieces)
 

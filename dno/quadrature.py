@@ -36,6 +36,18 @@ def integration_matrix(n_points: int, spacing: float, degree: int = DEGREE) -> n
     return spacing * np.cumsum(cells, axis=0)
 
 
+def extrapolation_matrix(n_points: int, n_beyond: int, degree: int = 4) -> np.ndarray:
+    """(n_beyond, n_points) float64: what a function gains from its last point on, there and at the points that follow.
+
+    By the polynomial of least squares: a first guess for an iteration.
+    """
+    degree = min(degree, n_points - 1)
+    known = np.vander(np.arange(1 - n_points, 1) / n_points, degree + 1)
+    wanted = np.vander(np.arange(n_beyond) / n_points, degree + 1)
+    matrix = wanted @ np.linalg.pinv(known)
+    return matrix - matrix[0]
+
+
 def differentiation_matrix(n_points: int, spacing: float, at: np.ndarray, degree: int = DEGREE) -> np.ndarray:
     """(len(at), n_points) float64: the derivative at positions `at` (units of the spacing, as above)."""
     degree = min(degree, n_points - 1)

@@ -8,7 +8,12 @@ from benchmarks.plain_layers import plain
 from dno import spectral
 from dno.fourier_layer import FourierLayer
 from dno.layers import PointwiseNetwork
-from dno.quadrature import differentiation_matrix, integration_matrix, interpolation_matrix
+from dno.quadrature import (
+    differentiation_matrix,
+    extrapolation_matrix,
+    integration_matrix,
+    interpolation_matrix,
+)
 from dno.spectral import SpaceFilter, TruncatedTransform, available_modes_t
 
 
@@ -128,6 +133,14 @@ def test_quadrature_is_exact_for_polynomials_of_its_degree(degree):
     assert np.allclose(integration_matrix(points, spacing, degree) @ polynomial(s), expected, atol=1e-13)
     derivative = differentiation_matrix(points, spacing, at, degree) @ polynomial(s)
     assert np.allclose(derivative, polynomial.deriv()(at * spacing), atol=1e-10)
+
+
+@pytest.mark.parametrize(("n_points", "n_beyond", "degree"), [(9, 7, 4), (5, 9, 4), (3, 4, 2), (2, 2, 1)])
+def test_extrapolation_continues_a_polynomial_by_what_it_gains(n_points, n_beyond, degree):
+    polynomial = np.polynomial.Polynomial(np.arange(1.0, degree + 2))
+    known, beyond = np.arange(1 - n_points, 1) / 10, np.arange(n_beyond) / 10
+    found = extrapolation_matrix(n_points, n_beyond) @ polynomial(known)
+    assert np.allclose(found, polynomial(beyond) - polynomial(0), rtol=1e-9, atol=1e-9)
 
 
 def test_integration_error_falls_with_the_eighth_power_of_the_spacing():

@@ -75,6 +75,7 @@ def parse_arguments() -> argparse.Namespace:
     parser.add_argument("--widest", type=int, default=32, help="leaves wider operators out of the space (default: 32)")
     parser.add_argument("--ranks", type=int, nargs="?", const=10, metavar="N", help="train N configurations (10)")
     parser.add_argument("--ray", type=Path, help="python of an environment with Ray Tune")
+    parser.add_argument("--warm_start", type=Path, help="run folders that this search begins from; its methods alone")
     parser.add_argument("--data_root", type=Path, default=ROOT / "data")
     parser.add_argument("--output", type=Path, help="default: search.json, search_quick.json or search_ranks.json")
     parser.add_argument("--fresh_seeds", type=int, default=2, help="trainings of each best configuration (default: 2)")
@@ -84,7 +85,7 @@ def parse_arguments() -> argparse.Namespace:
     arguments = parser.parse_args()
     if arguments.quick:
         arguments.repeats, arguments.seconds, arguments.fresh_seeds = 1, 60.0, 1
-    kind = "_ranks" if arguments.ranks else "_quick" if arguments.quick else ""
+    kind = "_ranks" if arguments.ranks else "_quick" if arguments.quick else "_warm" if arguments.warm_start else ""
     arguments.output = arguments.output or ROOT / "benchmarks" / "results" / f"search{kind}.json"
     return arguments
 
@@ -175,6 +176,7 @@ def our_flags(arguments: argparse.Namespace) -> list[str]:
     flags |= {"max_epochs": arguments.max_epochs, "patience": arguments.max_epochs, "pruner": arguments.worker}
     flags |= {"seed": arguments.seed, "n_workers": 1, "data_root": arguments.data_root}
     flags |= {"results_dir": arguments.results_dir, "wandb_mode": "disabled"}
+    flags |= {"warm_start": arguments.warm_start} if arguments.warm_start else {}
     return ["-q", *(f"--{name}={value}" for name, value in flags.items())]
 
 
@@ -182,6 +184,7 @@ def command(arguments: argparse.Namespace, method: str, seed: int, results_dir: 
     """This script as the worker of one search."""
     flags = {name: getattr(arguments, name) for name in ("model", "family", "seconds", "max_epochs", "widest")}
     flags |= {"data_root": arguments.data_root.resolve(), "results_dir": results_dir, "worker": method, "seed": seed}
+    flags |= {"warm_start": arguments.warm_start.resolve()} if arguments.warm_start else {}
     python = str(arguments.ray) if method == "asha" else sys.executable
     return [python, __file__, *(f"--{name}={value}" for name, value in flags.items())]
 
@@ -324,7 +327,8 @@ def main() -> int:
 
         ranks.run(arguments, DEVICE)
         return 0
-    methods = arguments.methods or [method for method in METHODS if method != "asha" or arguments.ray]
+    known = OURS if arguments.warm_start else METHODS
+    methods = arguments.methods or [method for method in known if method != "asha" or arguments.ray]
     names = ("model", "family", "seconds", "max_epochs", "widest", "fresh_seeds")
     settings = {name: getattr(arguments, name) for name in names}
     stored = json.loads(arguments.output.read_text()) if arguments.output.exists() else {}

@@ -29,6 +29,7 @@ logger = logging.getLogger(__name__)
 
 MOST_PER_GPU = 16  # with MPS, on an H100 with a core for each: 6 times the steps of one (benchmarks/gpu.py)
 WORKER_BYTES = 2**30  # memory of one worker: about 0.5 GB for torch, the rest for data and activations
+SPATIAL_WORKER_BYTES = 3 * 2**30  # 3.1 GB were seen, of stacked_history at width 64 and a batch of 128
 SECONDS_PER_EPOCH = 1.0  # of a middling configuration on one core
 
 
@@ -154,7 +155,9 @@ def with_workers(options: Options) -> Options:
     if device.type == "cuda":
         n_gpus = torch.cuda.device_count() if device.index is None else 1
         return replace(options, n_workers=n_gpus * workers_per_gpu(options.workers_per_gpu, cores // n_gpus))
-    fitting = psutil.virtual_memory().available // WORKER_BYTES
+    families = [FAMILIES[name] for name in FAMILIES if options.family in (None, name)]
+    are_spatial = any("spatial" in family.traits for family in families)
+    fitting = psutil.virtual_memory().available // (SPATIAL_WORKER_BYTES if are_spatial else WORKER_BYTES)
     return replace(options, n_workers=max(1, min(cores, fitting)))
 
 

@@ -2,6 +2,7 @@
 
 import json
 from pathlib import Path
+from types import SimpleNamespace
 
 import optuna
 import pytest
@@ -102,8 +103,13 @@ def test_a_warm_start_takes_the_best_of_each_family_into_the_space(tmp_path: Pat
 
 def test_workers_follow_the_cores_unless_they_are_given(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("os.sched_getaffinity", lambda pid: set(range(3)))
-    options = parse_arguments(["--device", "cpu", "--n_workers", "auto"])
-    assert 1 <= with_workers(options).n_workers <= 3
+    memory = SimpleNamespace(available=7 * 2**30)
+    monkeypatch.setattr("psutil.virtual_memory", lambda: memory)
+    asked = ["--device", "cpu", "--n_workers", "auto", "--family"]
+    assert with_workers(parse_arguments([*asked, "mackey"])).n_workers == 3
+    assert with_workers(parse_arguments([*asked, "reaction_diffusion"])).n_workers == 2
+    memory.available = 2**29
+    assert with_workers(parse_arguments([*asked, "mackey"])).n_workers == 1
     assert with_workers(parse_arguments(["--n_workers", "7"])).n_workers == 7
 
 

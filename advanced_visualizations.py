@@ -184,7 +184,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
         written = Visualizations(options).write()
     except (ReportError, OSError) as error:
         logger.debug("", exc_info=True)
-        print(f"error: {_place(error, options) if isinstance(error, OSError) else error}", file=sys.stderr)
+        line = _place(error, options) if isinstance(error, OSError) else str(error)
+        print(f"error: {' '.join(line.split())}", file=sys.stderr)
         return COMMAND_LINE_ERROR
     try:
         print(f"{len(written)} files in {options.output_dir}; read {options.output_dir / 'report.html'}", flush=True)

@@ -11,6 +11,7 @@ from report.metrics import Metric, label
 from report.tables import rerun_command
 
 FAR = 3.0  # times: an error this far above another one is worth a warning
+MOST_REASONS = 5  # of failures, the most frequent ones
 FACTS = (  # what a card says of its configuration: column, words
     ("rollout_error", "{} over twice the horizon"),
     ("tau_rel_error", "{} at larger delays"),
@@ -24,7 +25,7 @@ FACTS = (  # what a card says of its configuration: column, words
 def answer(analysis: Analysis) -> str:
     """The section as HTML."""
     if analysis.winners.empty:
-        return "<h2 id=answer>The answer</h2><p>No trial is complete yet, so no operator can be named.</p>"
+        return f"<h2 id=answer>The answer</h2><p>No operator can be named yet.</p>{_reasons(analysis)}"
     metric = analysis.metric
     cards = "".join(_card(winner, analysis) for winner in analysis.winners.to_dict("records"))
     note = (
@@ -43,12 +44,13 @@ def headline(analysis: Analysis) -> str:
     families: dict[str, list[str]] = defaultdict(list)
     for row in analysis.winners.to_dict("records"):
         families[row["model"]].append(row["family"])
-    if len(analysis.winners) == 1:
-        return f"Use {analysis.winners.iloc[0]['model']} on {analysis.winners.iloc[0]['family']}."
+    rivals = analysis.best.groupby("family")["model"].nunique()
+    alone = [row["family"] for row in analysis.winners.to_dict("records") if rivals[row["family"]] == 1]
+    note = f" No other operator has a complete trial on {_listed(alone)}." if alone else ""
     ordered = sorted(families.items(), key=lambda item: -len(item[1]))
-    if len(ordered) == 1:
+    if len(ordered) == 1 and len(analysis.winners) > 1 and not alone:
         return f"Use {ordered[0][0]}: it is ahead on all {len(analysis.winners)} families."
-    return f"Use {'; '.join(f'{model} on {_listed(names)}' for model, names in ordered)}."
+    return f"Use {'; '.join(f'{model} on {_listed(names)}' for model, names in ordered)}.{note}"
 
 
 def caution(
@@ -65,7 +67,7 @@ def caution(
     by_value = (
         f"Not settled: validation chose, but by the value shown {_listed(ahead)} {verb} ahead." if ahead else None
     )
-    if not winner["confirmed"]:
+    if not winner["confirmed"] or winner["n_runs"] < 2:
         once = "One training only: --confirm_top 3 trains the best again with fresh seeds."
         return f"{once} {by_value}" if by_value else once
     near = [row for row in rivals if abs(row["value"] - winner["value"]) <= winner["spread"] + _known(row["spread"])]
@@ -73,6 +75,18 @@ def caution(
         verb = "lies" if len(near) == 1 else "lie"
         return f"Not settled: {_listed([row['model'] for row in near])} {verb} within the spread."
     return by_value
+
+
+def _reasons(analysis: Analysis) -> str:
+    """Why there is no answer: what became of the runs, and what the failed ones say."""
+    counts = analysis.runs["status"].value_counts()
+    lines = [f"{number} {status}" for status, number in counts.items()]
+    failed = analysis.runs.loc[analysis.runs["status"] == "failed", "reason"].value_counts().head(MOST_REASONS)
+    lines += [f"{number} × failed: {reason or 'no reason given'}" for reason, number in failed.items()]
+    missing = analysis.configurations
+    if len(missing):
+        lines.append(f"no complete run has the metric {analysis.metric.ranking}, which chooses")
+    return f"<ul>{''.join(f'<li>{escape(line)}</li>' for line in lines)}</ul>"
 
 
 def contradiction(winner: Mapping[str, object], metric: Metric) -> str | None:
@@ -139,9 +153,10 @@ def _rivals(rows: Sequence[Mapping[str, object]], analysis: Analysis) -> str:
     for row, value in zip(rows, values, strict=True):
         width = 100 * value / longest if math.isfinite(value) and value > 0 else 0
         colour = style.colour(str(row["model"]), analysis.runs["model"])
+        spread = f" ± {row['spread']:.1g}" if math.isfinite(row["spread"]) else ""
         lines.append(
             f"<span>{escape(str(row['model']))}</span><span class=bar style='width:{width:.1f}%;--colour:{colour}'>"
-            f"</span><span class=n>{number(value)}</span>"
+            f"</span><span class=n>{number(value)}{spread}</span>"
         )
     return f"<div class=rivals>{''.join(lines)}</div>"
 

@@ -11,11 +11,18 @@ from report.metrics import HOPELESS, Metric, is_error, label
 from report.style import Layout
 from report.tables import best_by_family, best_by_operator
 
-PANELS = ("rollout_error", "stability_score", "train_seconds", "n_parameters")
+PANELS = (
+    "rollout_error",
+    "stability_score",
+    "train_seconds",
+    "n_parameters",
+    "test_rel_error",
+)  # four beside the metric
 FEWEST_TRIALS = 5  # that make a box
 SLIMMEST = 0.12  # of the axis
 MOST_FRONTS = 8  # families with a panel of their own
 COUNT_HEIGHT = 0.12  # inches
+COST, ERROR = "n_parameters", ("test_rel_error", "val_rel_error")  # of the fronts, where the metric is the cost itself
 PLACES = ("main", "a", "b", "c", "d")  # of the boxes in the figure
 BOX_WIDTH = 0.8  # of the place that a family takes
 FRONT_LABEL = 24  # letters of an axis label beside a front
@@ -37,6 +44,7 @@ def draw_comparison(table: pd.DataFrame, best: pd.DataFrame, metric: Metric, lay
 
     Below them, for every family, error against parameters with the front that no trial beats in both.
     """
+    error = metric if metric.column != COST else Metric(*ERROR)
     families, models = sorted(table["family"].unique()), style.model_order(table["model"])
     are_errors = table["measure"].map(is_error)
     table = table.assign(value=table["value"].where(~are_errors, table["value"].clip(upper=HOPELESS)))
@@ -49,7 +57,8 @@ def draw_comparison(table: pd.DataFrame, best: pd.DataFrame, metric: Metric, lay
     figure = layout.figure(sum(heights) + layout.choose(wide=0.3, narrow=0.5))
     boxes, fronts = figure.subfigures(2, 1, height_ratios=heights)  # side by side they share no columns
     panels = boxes.subplot_mosaic(mosaic, height_ratios=ratios)
-    for name, measure in zip(PLACES, (metric.column, *PANELS), strict=True):
+    others = [measure for measure in PANELS if measure != metric.column][: len(PLACES) - 1]
+    for name, measure in zip(PLACES, (metric.column, *others), strict=True):
         letters = layout.choose(wide=(34, 72) if name == "main" else (24, 40), narrow=(16, 38))
         _boxes(panels[name], table[table["measure"] == measure], families, models, measure, letters)
         _stars(panels[name], best, families, models, "value" if measure == metric.column else measure)
@@ -57,7 +66,7 @@ def draw_comparison(table: pd.DataFrame, best: pd.DataFrame, metric: Metric, lay
     if layout.is_narrow:  # all stand over the names below the lowest
         for axes in [axes for axes in panels.values() if axes.axison][:-1]:
             axes.tick_params(labelbottom=False)
-    _fronts(fronts.subplots(rows, columns, squeeze=False), table, metric, families, models)
+    _fronts(fronts.subplots(rows, columns, squeeze=False), table, error, families, models)
     _legend(figure, best, models, layout)
     return figure
 
@@ -186,7 +195,7 @@ def _make_room(axes: Axes, height: float, most: int) -> None:
 def _fronts(panels: np.ndarray, table: pd.DataFrame, metric: Metric, families: list[str], models: list[str]) -> None:
     """Error against parameters, a panel per family on common scales; a line joins the trials that no other beats."""
     points = table.pivot_table(index=["run", "family", "model"], columns="measure", values="value").reset_index()
-    columns = dict.fromkeys(["run", "family", "model", "n_parameters", metric.column])
+    columns = dict.fromkeys(["run", "family", "model", COST, metric.column])
     points = points.reindex(columns=list(columns)).dropna()
     for axes in panels.flat[len(families) :]:
         axes.set_axis_off()
@@ -196,18 +205,18 @@ def _fronts(panels: np.ndarray, table: pd.DataFrame, metric: Metric, families: l
         if mine.empty:
             style.say(axes, "no complete trial has\nerror and parameters")
             continue
-        front = mine.loc[pareto(mine["n_parameters"], mine[metric.column], metric.higher_is_better)]
-        front = front.sort_values("n_parameters")
-        axes.step(front["n_parameters"], front[metric.column], where="post", color="black", lw=0.7, zorder=0)
+        front = mine.loc[pareto(mine[COST], mine[metric.column], metric.higher_is_better)]
+        front = front.sort_values(COST)
+        axes.step(front[COST], front[metric.column], where="post", color="black", lw=0.7, zorder=0)
         for model in models:
             of_model = mine[mine["model"] == model]
             is_front = of_model["run"].isin(front["run"])
             for rows, size, alpha in ((of_model[~is_front], 2.4, 0.4), (of_model[is_front], 4, 1)):
                 axes.plot(
-                    rows["n_parameters"], rows[metric.column], style.marker(model, models), ms=size, alpha=alpha, mew=0,
+                    rows[COST], rows[metric.column], style.marker(model, models), ms=size, alpha=alpha, mew=0,
                     color=style.colour(model, models),
                 )  # fmt: skip
-        style.log_axis(axes.xaxis, points["n_parameters"])
+        style.log_axis(axes.xaxis, points[COST])
         style.log_axis(axes.yaxis, points[metric.column])
         axes.set(xlabel="parameters" if axes in panels[-1] else "")
         axes.grid()

@@ -15,7 +15,7 @@ from report.style import Layout
 from report.tables import best_by_operator
 
 GRID = 120  # points of a band
-ERROR, LOSS, RATE = "validation error", "training loss", "learning rate"
+ERROR, LOSS, RATE = "lowest validation error", "training loss", "learning rate"
 VIEWS = (  # x, y, title; a panel with the y of its left neighbour shares its scale
     ("epoch", "val_rel_error", ERROR),
     ("elapsed_seconds", "val_rel_error", ERROR),

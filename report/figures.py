@@ -32,8 +32,9 @@ NOTES = {  # how to read a figure, what it cannot say
     "trajectories": "Time in delays; the error is |prediction - truth| over the RMS of the true trajectory. Images of "
     "truth and prediction share the scale of their truth, x. At the right, or below, the error of each delay interval "
     "over all trajectories of a split.",
-    "convergence_analysis": "Errors are the lowest so far of each trial, held after its end; pruned trials are not in "
-    "the bands. The learning rate is that of the best trials.",
+    "convergence_analysis": "Errors are the lowest so far of each trial, held after its end, and means over the at "
+    "most 64 validation trajectories that steer a training: tables count all of them. Pruned trials are not in the "
+    "bands. The learning rate is that of the best trials.",
     "heatmap": "Colours are medians of the trials in a cell, numbers their count; hatched grey cells are empty, the "
     "frame marks the best. The pairs are those of the four most important hyperparameters of each study.",
 }
@@ -68,7 +69,18 @@ def heatmap_figures(analysis: Analysis, layout: Layout = WIDE) -> dict[str, Figu
             panels, analysis.titles[study], analysis.metric, analysis.finished[study], layout
         )
         for study, panels in analysis.heatmaps.items()
+        if panels
     }
+
+
+def missing(analysis: Analysis) -> list[str]:
+    """A line for every study that has too few trials for importances and a landscape."""
+    return [
+        f"{study}: no importances and no landscape: {analysis.finished[study]} complete trials; at least "
+        f"{importance.FEWEST_TRIALS} that differ in a hyperparameter and in their error are needed"
+        for study, table in analysis.importances.items()
+        if table.empty
+    ]
 
 
 def readings(analysis: Analysis) -> dict[str, str]:

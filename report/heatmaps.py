@@ -127,17 +127,19 @@ def pairs(parameters: list[str]) -> list[tuple[str, str]]:
 
 
 def reading(tables: Mapping[tuple[str, str], tuple[pd.DataFrame, pd.DataFrame]], metric: Metric) -> str:
-    """The figure in one sentence: the best cell that holds more than one trial."""
+    """The figure in one sentence: the best of the framed cells."""
     cells = []
     for (x, y), (medians, numbers) in tables.items():
-        stacked = medians.where(numbers >= 2).stack().dropna()
-        if len(stacked):
-            place = stacked.idxmax() if metric.higher_is_better else stacked.idxmin()
-            cells.append((stacked[place], x.removeprefix(PARAMETER), place[1], y.removeprefix(PARAMETER), place[0]))
+        known = medians.stack().dropna()
+        if len(known):
+            row, column = known.idxmax() if metric.higher_is_better else known.idxmin()
+            names = x.removeprefix(PARAMETER), y.removeprefix(PARAMETER)
+            cells.append((known[row, column], -int(numbers.loc[row, column]), names, column, row))
     if not cells:
-        return "No cell holds two complete trials."
-    value, x, at_x, y, at_y = (max if metric.higher_is_better else min)(cells)
-    return f"Best cell with at least two trials: {x} near {at_x} and {y} near {at_y}, median {style.number(value)}."
+        return "No cell holds a complete trial."
+    value, n, (x, y), at_x, at_y = (max if metric.higher_is_better else min)(cells)
+    trials = "its only trial" if n == -1 else f"the median of its {-n} trials"
+    return f"Best cell: {x} near {at_x} and {y} near {at_y}, {style.number(value)} as {trials}."
 
 
 def _norm(values: np.ndarray, most: float) -> Normalize:

@@ -21,6 +21,7 @@ from report.style import Layout
 from report.tables import varying_parameters
 
 FEWEST_TRIALS = 5
+FEW_TRIALS = 20  # below it all measures are noisy
 MOST_SHOWN = 8
 MOST_STACKED = 3  # studies whose panels a narrow figure stacks in full; of more, shorter ones lie in pairs
 MOST_SHOWN_STACKED = 5
@@ -69,6 +70,9 @@ def draw_importance(
 
     Families are rows and operators columns where every pair has been searched once and the layout has the width.
     """
+    known = {study: table for study, table in tables.items() if len(table)}
+    tables = known or dict(list(tables.items())[:1])  # what a study lacks is said in a remark
+    models = {study: models[study] for study in tables}
     columns, most = _arrangement(models, layout)
     rows = math.ceil(len(tables) / columns)
     tallest = min(max((len(table) for table in tables.values()), default=0), most)
@@ -111,8 +115,13 @@ def reading(tables: Mapping[str, pd.DataFrame]) -> str:
     first = pd.Series([table["parameter"].iloc[0] for table in tables.values() if len(table)]).value_counts()
     if first.empty:
         return f"No study has the {FEWEST_TRIALS} complete trials that a measure of importance needs."
-    names = ", ".join(f"{name} in {n} of {first.sum()} studies" for name, n in list(first.items())[:3])
-    return f"Most important by the mean of MDI and fANOVA: {names}."
+    if first.sum() == 1:
+        names = first.index[0]
+    else:
+        names = ", ".join(f"{name} in {n} of {first.sum()} studies" for name, n in list(first.items())[:3])
+    most = max(int(table["n"].max()) for table in tables.values() if len(table))
+    doubt = f" With {most} trials at most, this is little more than a hint." if most < FEW_TRIALS else ""
+    return f"Most important by the mean of MDI and fANOVA: {names}.{doubt}"
 
 
 def _panel(axes: Axes, table: pd.DataFrame, n: int, colour: str) -> None:

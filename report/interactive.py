@@ -40,6 +40,7 @@ WORDS = {
     "parallel": "parallel coordinates",
     "pareto": "Pareto front",
 }
+COLOURS = "Viridis_r"  # of trials by number, the newest dark
 CONFIG = {"showSendToCloud": False, "displaylogo": False, "responsive": True}
 
 
@@ -67,8 +68,20 @@ def interactive_figures(
         if len(drawable) > 1:
             together = {study.study_name: study for study in drawable.values()}
             origins = {study.study_name: origin[name] for name, study in drawable.items()}
-            for kind, draw in (("history", plot_optimization_history), ("edf", plot_edf)):
+            for kind, draw in (("history", plot_optimization_history), ("edf", _edf)):
                 yield kind, "all", partial(_of_all, draw, together, origins, kind, value)
+
+
+def _edf(studies: optuna.Study | list[optuna.Study], target_name: str) -> go.Figure:
+    """Optuna's, which counts on an even grid: of positive errors one that is even in the logarithm."""
+    listed = studies if isinstance(studies, list) else [studies]
+    values = [trial.value for study in listed for trial in study.trials if trial.state == TrialState.COMPLETE]
+    if min(values, default=0.0) <= 0:
+        return plot_edf(studies, target_name=target_name)
+    figure = plot_edf(studies, target=lambda trial: math.log10(trial.value), target_name=target_name)
+    for trace in figure.data:
+        trace.x = 10.0 ** np.asarray(trace.x)
+    return figure
 
 
 def _with_hover(draw: Callable[[], go.Figure], study: optuna.Study, kind: str) -> go.Figure:
@@ -110,7 +123,7 @@ def _of_study(study: optuna.Study, important: list[str], value: str) -> Iterator
     important = important or varied
     yield "history", partial(plot_optimization_history, study, target_name=value)
     yield "timeline", partial(plot_timeline, study)
-    yield "edf", partial(plot_edf, study, target_name=value)
+    yield "edf", partial(_edf, study, target_name=value)
     if any(trial.intermediate_values for trial in study.trials):
         yield "intermediate", partial(plot_intermediate_values, study)
     drawings: tuple[tuple[str, Callable, list[str]], ...] = (
@@ -184,6 +197,10 @@ def _dressed(figure: go.Figure, kind: str, study: str) -> go.Figure:
         template="plotly_white", title=f"{study}: {WORDS.get(kind, kind)}", font_size=12, height=620, width=None,
         autosize=True, showlegend=kind != "intermediate",
     )  # fmt: skip
+    for trace in figure.data:  # Optuna begins with white, on which the first trials cannot be seen
+        if "marker" in trace and trace.marker.colorscale is not None:
+            trace.marker.update(colorscale=COLOURS, line={"width": 0.5, "color": "white"})
+            trace.marker.showscale = trace.marker.showscale and not (kind == "pareto" and trace.name == "Best Trial")
     for update in (figure.update_xaxes, figure.update_yaxes):
         update(exponentformat="power")  # not "20µ"
         update(dtick=1, selector={"type": "log"})

@@ -6,7 +6,7 @@ from collections.abc import Iterable
 import pandas as pd
 
 from report.loading import metric_columns, parameter_columns
-from report.metrics import Metric
+from report.metrics import COSTS, Metric
 
 CONFIGURATION = ["study", "configuration"]
 STATUSES = ("complete", "pruned", "failed", "interrupted", "unfinished")
@@ -38,10 +38,10 @@ def best_by_operator(table: pd.DataFrame) -> pd.DataFrame:
     if table.empty:
         return table
     picked = []
-    for _, group in table.groupby(["family", "model"], sort=True):
+    for _, group in table.dropna(subset="ranking").groupby(["family", "model"], sort=True):
         confirmed = group[group["confirmed"]]
         picked.append((confirmed if len(confirmed) else group).iloc[0])
-    return pd.DataFrame(picked).reset_index(drop=True)
+    return pd.DataFrame(picked, columns=table.columns).reset_index(drop=True)
 
 
 def best_by_family(table: pd.DataFrame, metric: Metric) -> pd.DataFrame:
@@ -54,12 +54,13 @@ def best_by_family(table: pd.DataFrame, metric: Metric) -> pd.DataFrame:
 
 
 def counts(runs: pd.DataFrame) -> pd.DataFrame:
-    """Of each (study, model, family): its trials by status, and `confirmations`, trainings of its best once more."""
-    keys, is_again = ["study", "model", "family"], runs["role"] == "confirmation"
+    """Of each (study, model, family): its runs by status; complete confirmations apart, as `confirmed`."""
+    keys = ["study", "model", "family"]
+    is_again = (runs["role"] == "confirmation") & (runs["status"] == "complete")
     every = runs.groupby(keys).size().index
     trials = runs[~is_again].groupby([*keys, "status"]).size().unstack(fill_value=0)
     table = trials.reindex(index=every, columns=STATUSES, fill_value=0)
-    return table.assign(confirmations=runs[is_again].groupby(keys).size().reindex(every, fill_value=0)).reset_index()
+    return table.assign(confirmed=runs[is_again].groupby(keys).size().reindex(every, fill_value=0)).reset_index()
 
 
 def varying_parameters(runs: pd.DataFrame) -> list[str]:
@@ -107,5 +108,5 @@ def _configuration(group: pd.DataFrame, metric: Metric) -> dict[str, object]:
     row["value"] = values.mean()
     row["spread"] = values.std(ddof=1)
     row["n_runs"] = len(counted)
-    row["confirmed"] = bool(len(by_role[0]))
+    row["confirmed"] = bool(len(by_role[0])) and metric.column not in COSTS  # which fresh seeds confirm nothing of
     return row

@@ -12,7 +12,7 @@ from matplotlib import pyplot
 from matplotlib.figure import Figure
 
 from report import ReportError, style
-from report.figures import readings
+from report.figures import missing, readings
 from report.interactive import interactive_figures, undrawn, write_page
 from report.page import Picture
 from report.page import write_page as write_report_page
@@ -35,23 +35,27 @@ def write_report(visualizations: "Visualizations") -> list[Path]:
     _make(folder)
     problems = list(visualizations.results.problems)
     for problem in problems:
-        logger.warning("%s", problem)
+        logger.warning("%s", " ".join(problem.split()))
     written, pictures = [], []
     sentences, slug = readings(analysis), slugs(analysis.models)
     titles = {f"heatmap_{slug[study]}": title for study, title in analysis.titles.items()}
     unfolded = {f"heatmap_{slug[study]}" for study in set(analysis.winners["study"])}
     with style.styled(visualizations.layout):
         for stem, figure in _figures(visualizations, problems):
-            paths, png = style.save_and_embed(figure, folder, stem, options.formats)
+            try:
+                paths, png = style.save_and_embed(figure, folder, stem, options.formats)
+            except (IsADirectoryError, PermissionError) as error:  # one name is taken; a full disk ends it all
+                name = Path(str(error.filename2 or error.filename or stem)).name
+                _say(problems, f"{name}: not written: {error.strerror}; remove what is there")
+                continue
             written += paths
             names = tuple(path.name for path in paths)
             pictures.append(Picture(stem, sentences.get(stem, ""), png, titles.get(stem, ""), names, stem in unfolded))
             pyplot.close(figure)
             logger.debug("drew %s", stem)
-    later = [*analysis.trajectories[1], *undrawn(analysis.studies)]
+    later = [*analysis.trajectories[1], *missing(analysis), *undrawn(analysis.studies)]
     for problem in later:
-        logger.warning("%s", problem)
-    problems += later
+        _say(problems, problem)
     pages = _write_interactive(visualizations, folder, problems)
     names = [path.name for path in (*written, *(path for path, _, _ in pages))]
     write_report_page(
@@ -122,6 +126,7 @@ def _result(visualizations: "Visualizations", name: str, runs: pd.DataFrame, pro
 
 
 def _say(problems: list[str], line: str) -> None:
+    line = " ".join(line.split())  # names may hold anything
     problems.append(line)
     logger.warning("%s", line)
 

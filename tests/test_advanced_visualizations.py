@@ -1,6 +1,7 @@
 """The report's command line on real run folders, and what it does with folders that are not as they should be."""
 
 import contextlib
+import html
 import json
 import os
 import re
@@ -284,9 +285,15 @@ def test_output_that_cannot_be_written_is_one_line_and_exit_code_2(one_trial, tm
 
 def test_folder_in_the_place_of_a_figure_is_named(one_trial, tmp_path, capsys):
     (tmp_path / "out" / "model_comparison.png").mkdir(parents=True)
-    code = main(["--results_dir", str(one_trial("complete")), "--output_dir", str(tmp_path / "out")])
+    flags = ["--results_dir", str(one_trial("complete")), "--output_dir", str(tmp_path / "out")]
+    assert main(flags) == 0
+    assert "model_comparison.png: not written: Is a directory" in (tmp_path / "out" / "report.html").read_text()
+    assert (tmp_path / "out" / "trajectories.png").is_file()
+    (tmp_path / "out" / "report.html").unlink()
+    (tmp_path / "out" / "report.html").mkdir()
+    assert main(flags) == 2
     error = capsys.readouterr().err.strip().splitlines()[-1]
-    assert code == 2 and error == f"error: --output_dir {tmp_path / 'out'}: model_comparison.png: Is a directory"
+    assert error == f"error: --output_dir {tmp_path / 'out'}: report.html: Is a directory"
 
 
 def test_full_disk_is_one_line_and_leaves_nothing_half_written(one_trial, tmp_path, capsys):
@@ -342,9 +349,11 @@ def test_many_trials_that_all_failed_are_still_a_report(tmp_path):
     assert main(["--results_dir", str(tmp_path / "results"), "--output_dir", str(tmp_path / "out")]) == 0
     content = json.loads((tmp_path / "out" / "visualization_report.json").read_text())
     assert content["runs"]["failed"] == 6 and content["families"] == {} and content["configurations"] == []
-    assert all("no interactive plots" in line for line in content["problems"])
+    assert all("no interactive plots" in line or "no importances" in line for line in content["problems"])
     page = (tmp_path / "out" / "report.html").read_text()
-    assert "No trial is complete yet" in page and page.count("data-figure=") == 6
+    assert "No operator can be named yet" in page and page.count("data-figure=") == 4
+    reason = content["trials"][0]["reason"]
+    assert reason and f"6 × failed: {html.escape(reason)}" in page
 
 
 def edit_json(path: Path, change: Callable[[dict], object]) -> None:

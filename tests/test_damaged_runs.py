@@ -2,6 +2,7 @@
 
 import dataclasses
 import json
+import math
 import shutil
 import time
 import zipfile
@@ -36,6 +37,18 @@ DAMAGED_CONFIGS = {
 }
 
 
+def test_literals_that_are_no_json_are_missing_metrics(tmp_path: Path) -> None:
+    run = finished_run(tmp_path)
+    path = run / "final_results.json"
+    content = json.loads(path.read_text())
+    first, second = sorted(content["metrics"])[:2]
+    content["metrics"] |= {first: math.nan, second: math.inf}
+    path.write_text(json.dumps(content))
+    (found,), problems = read_runs(tmp_path)
+    assert found.results.status == "complete" and len(problems) == 1  # it was changed since it was written
+    assert all(math.isnan(found.results.metrics[name]) for name in (first, second))
+
+
 @pytest.mark.parametrize("case", DAMAGED_CONFIGS)
 def test_damaged_config_costs_one_line(tmp_path: Path, case: str) -> None:
     whole = finished_run(tmp_path)
@@ -44,7 +57,8 @@ def test_damaged_config_costs_one_line(tmp_path: Path, case: str) -> None:
     runs, problems = read_runs(tmp_path)
     assert [run.path for run in runs] == [whole]
     (line,) = problems
-    assert line.startswith(f"{damaged / 'config.json'}: expected") and line.endswith("left out") and "\n" not in line
+    assert line.startswith(f"{damaged / 'config.json'}: ") and "expected" in line and line.endswith("left out")
+    assert "\n" not in line
     with pytest.raises(RecordError, match=r"config\.json"):
         read_run(damaged)
 

@@ -137,11 +137,16 @@ def test_heatmap_cells_are_medians_with_counts_and_nan_where_empty():
 
 
 def test_studies_count_trials_by_status_and_confirmations_apart():
-    roles = [("trial", "complete"), ("trial", "pruned"), ("confirmation", "complete"), ("confirmation", "complete")]
+    roles = [
+        ("trial", "complete"),
+        ("trial", "pruned"),
+        ("confirmation", "unfinished"),
+        *2 * [("confirmation", "complete")],
+    ]
     runs = pd.DataFrame([{"study": "s", "model": "m", "family": "f", "role": r, "status": t} for r, t in roles])
     only = runs[runs["role"] == "confirmation"]
-    assert tables.counts(runs).iloc[0].tolist() == ["s", "m", "f", 1, 1, 0, 0, 0, 2]
-    assert tables.counts(only).iloc[0].tolist() == ["s", "m", "f", 0, 0, 0, 0, 0, 2]
+    assert tables.counts(runs).iloc[0].tolist() == ["s", "m", "f", 1, 1, 0, 0, 1, 2]
+    assert tables.counts(only).iloc[0].tolist() == ["s", "m", "f", 0, 0, 0, 0, 1, 2]
 
 
 def test_bins_that_differ_late_have_short_labels_all_the_same():
@@ -254,9 +259,23 @@ def test_deviation_is_relative_to_the_rms_of_the_truth():
     ("value", "spread", "doubt"), [(0.5, 0.0, None), (0.25, 0.01, "within the spread"), (0.1, 0.01, "m is ahead")]
 )
 def test_answer_is_doubted_where_a_rival_is_near_or_ahead(value, spread, doubt):
-    winner = {"model": "w", "value": 0.2, "spread": 0.05, "confirmed": True}
+    winner = {"model": "w", "value": 0.2, "spread": 0.05, "confirmed": True, "n_runs": 3}
     said = caution(winner, [{"model": "m", "value": value, "spread": spread}])
     assert said is None if doubt is None else doubt in said
+
+
+def test_one_confirmation_is_as_doubtful_as_none():
+    winner = {"model": "w", "value": 0.2, "spread": math.nan, "confirmed": True, "n_runs": 1}
+    assert "One training only" in caution(winner, [])
+
+
+def test_costs_are_not_confirmed_and_missing_rankings_win_nothing():
+    rows = [{"configuration": f"slot {n}", "n_parameters": n, "val_rel_error": math.nan} for n in (1, 2)]
+    again = rows[1] | {"role": "confirmation"}
+    runs = run_rows(*(row | {"role": "trial"} for row in rows), again)
+    cost = Metric("n_parameters", "n_parameters")
+    assert tables.best_by_family(tables.configurations(runs, cost), cost)["n_parameters"].tolist() == [1]
+    assert tables.best_by_family(tables.configurations(runs, METRIC), METRIC).empty
 
 
 @pytest.mark.parametrize(

@@ -123,8 +123,8 @@ def _plain(value: object) -> object:
     raise RecordError(f"expected numbers, strings and lists of them in a record, got {type(value).__name__} {value!r}")
 
 
-def _refuse_constant(name: str) -> float:
-    raise RecordError(f"expected valid JSON, got the literal {name}")
+def _not_finite(name: str) -> None:
+    """NaN and Infinity, which are no JSON but which other programs write: null, as here."""
 
 
 def _whole_number(digits: str) -> int:
@@ -135,7 +135,7 @@ def _whole_number(digits: str) -> int:
 
 def _parse(text: str) -> dict[str, object]:
     try:
-        content = json.loads(text, parse_constant=_refuse_constant, parse_int=_whole_number)
+        content = json.loads(text, parse_constant=_not_finite, parse_int=_whole_number)
     except json.JSONDecodeError as error:
         raise RecordError(f"expected valid JSON, got {error.msg} at line {error.lineno}") from error
     except RecursionError as error:

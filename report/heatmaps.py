@@ -23,7 +23,6 @@ MOST_PARAMETERS = 4
 MOST_BINS = 5
 FEWEST_TRIALS = 5
 LONGEST_LABEL = 4  # letters that stay level below a cell
-FRAME = "#D55E00"
 COLOURS = "cividis"  # made for colour blindness, and rising in grey
 
 
@@ -158,7 +157,7 @@ def _frame_best(axes: Axes, medians: pd.DataFrame, metric: Metric) -> None:
         flat = np.nanargmax(values) if metric.higher_is_better else np.nanargmin(values)
         row, column = np.unravel_index(flat, values.shape)
         axes.add_patch(
-            Rectangle((column, row), 1, 1, fill=False, edgecolor=FRAME, linewidth=1.6, clip_on=False, zorder=4)
+            Rectangle((column, row), 1, 1, fill=False, edgecolor=style.FRAME, linewidth=1.6, clip_on=False, zorder=4)
         )
 
 

@@ -80,7 +80,7 @@ def _edf(studies: optuna.Study | list[optuna.Study], target_name: str) -> go.Fig
         return plot_edf(studies, target_name=target_name)
     figure = plot_edf(studies, target=lambda trial: math.log10(trial.value), target_name=target_name)
     for trace in figure.data:
-        trace.x = 10.0 ** np.asarray(trace.x)
+        trace.update(x=10.0 ** np.asarray(trace.x), line={"shape": "hv"})
     return figure
 
 
@@ -198,9 +198,11 @@ def _dressed(figure: go.Figure, kind: str, study: str) -> go.Figure:
         autosize=True, showlegend=kind != "intermediate",
     )  # fmt: skip
     for trace in figure.data:  # Optuna begins with white, on which the first trials cannot be seen
-        if "marker" in trace and trace.marker.colorscale is not None:
+        if kind == "pareto" and "marker" in trace:  # two looks, which two scales side by side would hide
+            is_best = (trace.marker.colorbar.title.text or "").startswith("Best")
+            trace.marker = {"color": style.FRAME if is_best else style.GREY, "size": 9 if is_best else 6}
+        elif "marker" in trace and trace.marker.colorscale is not None:
             trace.marker.update(colorscale=COLOURS, line={"width": 0.5, "color": "white"})
-            trace.marker.showscale = trace.marker.showscale and not (kind == "pareto" and trace.name == "Best Trial")
     for update in (figure.update_xaxes, figure.update_yaxes):
         update(exponentformat="power")  # not "20µ"
         update(dtick=1, selector={"type": "log"})

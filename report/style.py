@@ -28,6 +28,7 @@ from experiment_tracker import write_atomically
 
 DPI = 300
 TINY = 1e-200  # what is below, or above its inverse, has no place on a logarithmic axis
+FRAME = "#D55E00"  # of the best cell, and of points on a front
 SMALLEST = 6.5  # points: no letter of a figure is smaller, whatever its width
 MANY = 99  # ticks: with fewer than there are, matplotlib draws none between powers of ten
 ALMOST_WHITE = 253  # what a palette makes of white, out of 255

@@ -8,7 +8,7 @@ import optuna
 import pandas as pd
 import pytest
 
-from report import comparison, convergence, figures, heatmaps, tables, trajectories, writing
+from report import comparison, convergence, figures, heatmaps, interactive, style, tables, trajectories, writing
 from report.analysis import Analysis
 from report.answer import caution, contradiction
 from report.importance import importance
@@ -19,6 +19,7 @@ from report.style import number
 from tests.run_folders import make_results, predictions
 
 ROLES = ("trial", "rerun")
+WHOLE = {"x": optuna.distributions.IntDistribution(0, 9)}
 METRIC = Metric("test_rel_error", "val_rel_error")
 
 
@@ -324,3 +325,35 @@ def test_figures_of_an_earlier_report_do_not_stay_beside_a_new_one(tmp_path):
         file.touch()
     writing._remove_older(tmp_path / "out", ["kept.png"])
     assert [file.exists() for file in files] == [False, True, True, True]
+
+
+def test_distribution_of_errors_is_counted_evenly_in_the_logarithm():
+    study = optuna.create_study()
+    for place, value in enumerate((0.01, 0.1, 1.0, 1e8)):
+        study.add_trial(optuna.create_trial(value=value, params={"x": place}, distributions=WHOLE))
+    (trace,) = interactive._edf(study, "error").data
+    at = dict(zip(np.round(trace.x, 12), trace.y, strict=True))
+    assert min(at) == pytest.approx(0.01) and max(at) == pytest.approx(1e8)
+    assert max(y for x, y in at.items() if x < 100) == 0.75 and max(y for x, y in at.items() if x < 0.5) == 0.5
+
+
+def test_front_is_told_from_the_other_trials_at_a_glance():
+    runs = run_rows(
+        *(
+            {
+                "configuration": f"slot {n}",
+                "role": "trial",
+                "run": f"r{n}",
+                "val_rel_error": error,
+                "n_parameters": size,
+            }
+            for n, (error, size) in enumerate([(0.1, 10), (0.2, 20), (0.05, 40)])
+        )
+    ).assign(objective="rel_error", study="s")
+    study = optuna.create_study(study_name="s")
+    for run, error in zip(runs["run"], runs["val_rel_error"], strict=True):
+        attributes = {"run": run, "command": "c"}
+        study.add_trial(optuna.create_trial(value=error, params={}, distributions={}, user_attrs=attributes))
+    values = interactive._objectives(study, runs, METRIC)
+    looks = {trace.marker.color: len(trace.x) for trace in interactive._front(study, values).data}
+    assert looks == {style.GREY: 1, style.FRAME: 2}

@@ -15,8 +15,11 @@ import pytest
 from matplotlib.image import imread
 from offline_runs import OfflineRun, offline_folders, read_offline_run
 from optuna.trial import FrozenTrial, TrialState
+from run_folders import make_results
 from small_search import SMALL, make_data
 
+from report.figures import save_study
+from report.loading import load
 from search.study_log import course
 
 FIGURES = {"model_comparison", "trajectories", "convergence_analysis", "parameter_importance", "heatmap"}
@@ -119,11 +122,19 @@ def test_study_run_is_live_and_goes_on_as_the_same_run(search: Search) -> None:
 def test_study_run_carries_the_figures_of_the_report(search: Search) -> None:
     folder, run = search.studies()[-1]
     images = {key.removeprefix("report/"): row[key] for row in run.history for key in row if key.startswith("report/")}
-    assert set(images) == FIGURES
+    assert set(images) == FIGURES - {"heatmap"}  # four trials are too few for a landscape
     for name, image in images.items():
         assert image["_type"] == "image-file" and image["caption"].endswith(".")
         assert np.std(imread(folder / "files" / image["path"])) > 0.02, name
     assert "method_of_steps" in images["model_comparison"]["caption"]
+
+
+def test_figures_of_a_study_are_saved_with_their_captions(tmp_path: Path) -> None:
+    make_results(tmp_path / "results", models=["memory_kernel"], families=["mackey"], trials=6)
+    study = next(iter(load(tmp_path / "results").runs["study"]))
+    saved = save_study(tmp_path / "results", study, tmp_path)
+    assert set(saved) == FIGURES
+    assert all(path.is_file() and caption.endswith(".") for path, caption in saved.values())
 
 
 @slow

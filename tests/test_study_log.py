@@ -130,7 +130,7 @@ def test_study_run_carries_the_figures_of_the_report(search: Search) -> None:
 
 
 def test_figures_of_a_study_are_saved_with_their_captions(tmp_path: Path) -> None:
-    make_results(tmp_path / "results", models=["memory_kernel"], families=["mackey"], trials=6)
+    make_results(tmp_path / "results", models=["memory_kernel"], families=["mackey"], trials=8)
     study = next(iter(load(tmp_path / "results").runs["study"]))
     saved = save_study(tmp_path / "results", study, tmp_path)
     assert set(saved) == FIGURES

@@ -89,7 +89,8 @@ def draw_convergence(runs: pd.DataFrame, epochs: pd.DataFrame, best: pd.DataFram
             if shares:
                 _share(panels[families.index(family), n - 1], axes)
             if layout.is_narrow:  # no room for labels below every row
-                axes.set_title(f"by {X_LABELS[x]}" if shares else f"{title} by {X_LABELS[x]}", loc="left", fontsize=7)
+                words = "" if shares else "lowest error " if y == "val_rel_error" else f"{title} "
+                axes.set_title(f"{words}by {X_LABELS[x]}", loc="left", fontsize=7)
             elif family == families[0] and not shares:
                 axes.set_title(title, loc="left", fontsize=7.5)
             if not layout.is_narrow and family == families[-1]:

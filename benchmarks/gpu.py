@@ -3,8 +3,8 @@
     python benchmarks/gpu.py
     python benchmarks/gpu.py --only steps rollouts
 
-Needs torch and numpy alone; neuraloperator is compared with where it is installed, and the part `trainings` needs
-h5py and the generated datasets. Times are seconds of the clock, the device waited for; what is compared runs
+Needs torch, numpy and h5py; neuraloperator is compared with where it is installed, and the part `trainings` needs
+the generated datasets. Times are seconds of the clock, the device waited for; what is compared runs
 interleaved, and medians are divided. Written to benchmarks/results/gpu.json.
 """
 
@@ -29,7 +29,17 @@ ROOT = Path(__file__).resolve().parents[1]
 sys.path.insert(0, str(ROOT))
 
 from benchmarks.record import write_results  # noqa: E402
-from benchmarks.speed import SEARCHED, SHAPES, Row, layer_stack, medians, ratio, training_step, within_plain  # noqa: E402
+from benchmarks.speed import (  # noqa: E402
+    SEARCHED,
+    SHAPES,
+    Row,
+    layer_stack,
+    medians,
+    operator_spec,
+    ratio,
+    training_step,
+    within_plain,
+)
 
 if TYPE_CHECKING:
     import torch
@@ -65,14 +75,12 @@ def compared(calls: dict[str, Call], seconds: float, times: int = 1) -> dict[str
 
 
 def problem(is_spatial: bool, trajectories: int = 256) -> tuple[dno.OperatorSpec, Split]:
-    """Shapes and traits as of mackey or reaction_diffusion, and smooth random trajectories in place of theirs."""
+    """`operator_spec`, and smooth random trajectories in place of its family's."""
     import torch
 
-    import dno
     from data.batches import Split
 
-    traits = frozenset({"positive", "spatial"} if is_spatial else {"positive"})
-    spec = dno.OperatorSpec(20, 50, ("D", "r"), traits) if is_spatial else dno.OperatorSpec(1, 32, ("r", "K"), traits)
+    spec = operator_spec(is_spatial)
     points, steps = spec.points_per_delay, 10 * spec.points_per_delay
     times = torch.arange(steps + points + 1, device="cuda") / points
     phase = torch.rand(trajectories, 1, spec.channels, device="cuda")

@@ -35,6 +35,7 @@ if TYPE_CHECKING:
     import numpy as np
     import torch
 
+    import dno
     from data.families import Family
     from data.trajectories import Draw
 
@@ -159,6 +160,15 @@ def giga_operations(shape: tuple[int, ...]) -> float:
     return n_layers * (3 * pointwise + 2 * transforms + 3 * mixing) / 1e9
 
 
+def operator_spec(spatial: bool) -> dno.OperatorSpec:
+    """Shapes and traits as of reaction_diffusion, or of mackey."""
+    import dno
+
+    if spatial:
+        return dno.OperatorSpec(20, 50, ("D", "r"), frozenset({"positive", "spatial"}))
+    return dno.OperatorSpec(1, 32, ("r", "K"), frozenset({"positive"}))
+
+
 def operator_step(model: str, spatial: bool) -> Call:
     """The whole training step of an operator at its default hyperparameters, on a random batch of 32 target rows."""
     import torch
@@ -166,8 +176,7 @@ def operator_step(model: str, spatial: bool) -> Call:
     import dno
     import model_optimizer
 
-    traits = frozenset({"positive", "spatial"} if spatial else {"positive"})
-    spec = dno.OperatorSpec(20, 50, ("D", "r"), traits) if spatial else dno.OperatorSpec(1, 32, ("r", "K"), traits)
+    spec = operator_spec(spatial)
     torch.manual_seed(0)
     operator = dno.build_operator(model, {}, spec)
     crops = 32 // operator.target_rows

@@ -83,10 +83,6 @@ def draw_heatmap(
 ) -> Figure:
     """The pairs' (medians, counts) as panels of one figure with one colour scale; empty cells are grey."""
     title = f"{title} (n={n})"
-    if not tables:
-        return style.sentence(
-            f"{n} complete: at least {FEWEST_TRIALS} trials\nand two varied parameters are needed", title
-        )
     layout = layout if len(tables) > 1 else style.NARROW
     columns = min(layout.choose(wide=3, narrow=2), len(tables))
     rows = math.ceil(len(tables) / columns)

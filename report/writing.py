@@ -33,9 +33,9 @@ def write_report(visualizations: "Visualizations") -> list[Path]:
     options, analysis = visualizations.options, visualizations.analysis
     folder = options.output_dir
     _make(folder)
-    problems = list(visualizations.results.problems)
-    for problem in problems:
-        logger.warning("%s", " ".join(problem.split()))
+    problems: list[str] = []
+    for problem in visualizations.results.problems:
+        _say(problems, problem)
     written, pictures = [], []
     sentences, slug = readings(analysis), slugs(analysis.models)
     titles = {f"heatmap_{slug[study]}": title for study, title in analysis.titles.items()}

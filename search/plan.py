@@ -29,7 +29,7 @@ logger = logging.getLogger(__name__)
 
 MOST_PER_GPU = 16  # with MPS, on an H100 with a core for each: 6 times the steps of one (benchmarks/gpu.py)
 WORKER_BYTES = 2**30  # memory of one worker: about 0.5 GB for torch, the rest for data and activations
-SPATIAL_WORKER_BYTES = 3 * 2**30  # 3.1 GB were seen, of stacked_history at width 64 and a batch of 128
+SPATIAL_WORKER_BYTES = 3 * 2**30  # 3.1 GB were seen, of stacked_history no wider than 64
 SECONDS_PER_EPOCH = 1.0  # of a middling configuration on one core
 
 

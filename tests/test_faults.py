@@ -38,11 +38,8 @@ def test_nothing_grows_from_trial_to_trial(tmp_path: Path) -> None:
     assert watched.code == 0 and watched.samples[-1].trials >= 8
     early, late = watched.samples[:3], watched.samples[-2:]
     assert late[-1].memory < 1.05 * watched.samples[len(watched.samples) // 2].memory
-    for name in (
-        "threads",
-        "temporary",
-        "handles",
-    ):  # a run's own come and go; one left by each trial would be four more
+    # A run's own come and go; one left by each trial would be four more.
+    for name in ("threads", "temporary", "handles"):
         assert min(getattr(each, name) for each in late) <= max(getattr(each, name) for each in early) + 2, name
 
 

@@ -5,6 +5,7 @@ import json
 import math
 import types
 import typing
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Self
 
@@ -102,6 +103,11 @@ class FinalResults(_Record):
     def __post_init__(self) -> None:
         _expect("status", self.status, STATUSES)
 
+    @classmethod
+    def from_json(cls, text: str) -> Self:
+        """As of every record; NaN and Infinity, which other programs write for a metric, are read as null."""
+        return cls(**_checked_fields(cls, _parse(text, lambda name: None)))
+
 
 def _expect(name: str, value: object, allowed: tuple[str, ...]) -> None:
     if value not in allowed:
@@ -123,8 +129,8 @@ def _plain(value: object) -> object:
     raise RecordError(f"expected numbers, strings and lists of them in a record, got {type(value).__name__} {value!r}")
 
 
-def _not_finite(name: str) -> None:
-    """NaN and Infinity, which are no JSON but which other programs write: null, as here."""
+def _refuse_constant(name: str) -> None:
+    raise RecordError(f"expected valid JSON, got the literal {name}")
 
 
 def _whole_number(digits: str) -> int:
@@ -133,9 +139,10 @@ def _whole_number(digits: str) -> int:
     return int(digits)
 
 
-def _parse(text: str) -> dict[str, object]:
+def _parse(text: str, constant: Callable[[str], None] = _refuse_constant) -> dict[str, object]:
+    """The JSON object in a text; `constant` is told of NaN and Infinity, which are no JSON."""
     try:
-        content = json.loads(text, parse_constant=_not_finite, parse_int=_whole_number)
+        content = json.loads(text, parse_constant=constant, parse_int=_whole_number)
     except json.JSONDecodeError as error:
         raise RecordError(f"expected valid JSON, got {error.msg} at line {error.lineno}") from error
     except RecursionError as error:

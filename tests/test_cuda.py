@@ -2,12 +2,14 @@
 
 import dataclasses
 import logging
+import math
 from pathlib import Path
 
 import pytest
 import torch
 
 import dno
+import model_checkpoint
 import model_trainer
 from data.batches import Split
 from dno import cuda_graph
@@ -83,6 +85,7 @@ def test_step_as_a_graph_follows_the_eager_step():
 
 def test_a_training_cut_off_on_a_gpu_goes_on(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
     monkeypatch.setattr(model_trainer, "WINDOWS_PER_EPOCH", 256)
+    monkeypatch.setattr(model_checkpoint, "SHARE", math.inf)  # every epoch, however long it takes to save
     family = make_family()
     data = dataclasses.replace(family, splits={name: on_gpu(split) for name, split in family.splits.items()})
     whole, expected = run(data, None, model="method_of_steps", width=8)

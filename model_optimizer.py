@@ -72,6 +72,14 @@ class JointOptimizer:
     def zero_grad(self) -> None:
         self._gradients.zero_()
 
+    def forget(self) -> None:
+        """Begins anew, without moments and momentum; in place, as a graph may have recorded where they lie."""
+        for state in self._adamw.state.values():
+            for value in state.values():
+                value.zero_()
+        if self._muon is not None:
+            self._muon.momentum.zero_()
+
     def state_dict(self) -> dict[str, object]:
         """Moments and momentum. The values belong to the operator, the rate to the schedule."""
         return {"adamw": self._adamw.state_dict()["state"], "muon": self._muon and self._muon.momentum}

@@ -3,6 +3,7 @@
 import contextlib
 import dataclasses
 import itertools
+import logging
 import math
 import time
 from collections.abc import Callable, Iterator, Mapping
@@ -18,8 +19,10 @@ from data.randomness import generator
 from experiment_tracker import EpochRecord
 from model_checkpoint import Checkpoints, Training
 from model_evaluation import Evaluation, evaluate, rollout_error, steering_split
-from model_optimizer import OPTIMIZERS, make_optimizer
+from model_optimizer import OPTIMIZERS, JointOptimizer, make_optimizer
 from model_step import TrainingStep
+
+logger = logging.getLogger(__name__)
 
 WINDOWS_PER_EPOCH = 2048  # target rows, for every operator: 200 epochs are about two minutes of one core
 EVALUATIONS = 20  # of the validation rollout during a whole training, at most
@@ -30,6 +33,7 @@ MIN_STALE_EVALUATIONS = 8
 PEAK = 0.2  # progress of a cycle at which the one-cycle rate is highest
 START_RATE, END_RATE = 0.04, 0.001  # of the peak's
 SCHEDULES = ("one_cycle", "plateau")
+MOST_RETREATS = 3  # from epochs that left the finite numbers, before a training has failed
 CPU_OUT_OF_MEMORY = ("not enough memory", "DefaultCPUAllocator")  # how torch words it, in a plain RuntimeError
 
 
@@ -173,7 +177,8 @@ class Pace:
         self.steps_per_epoch = max(1, WINDOWS_PER_EPOCH // (self.crops * target_rows))
         self.epoch = self.steps = 0
         self.is_over = False  # by patience
-        self._factor, self._evaluated_at = 1.0, 0.0
+        self._rate_share, self._evaluated_at = 1.0, 0.0  # of the rate
+        self._retreats = 0
         self._stale_since = self._stale_evaluations = 0
         self._bounds = (0.0, *(rung / limits.max_epochs for rung in limits.rungs), 1.0)  # of cycles, in progress
 
@@ -185,15 +190,28 @@ class Pace:
         return min(1.0, share)
 
     def learning_rate(self, progress: float) -> float:
-        """One-cycle: half a cosine up to the peak, half a cosine down (Smith & Topin 2019). Plateau: in steps."""
+        """One-cycle: half a cosine up to the peak, half a cosine down (Smith & Topin 2019). Plateau: in steps.
+
+        Halved by every retreat.
+        """
+        peak = self.settings.learning_rate * self._rate_share
         if self.settings.schedule == "plateau":
-            return self.settings.learning_rate * self._factor
+            return peak
         start, end = next(pair for pair in itertools.pairwise(self._bounds) if progress < pair[1] or pair[1] == 1.0)
         progress = (progress - start) / (end - start)
         up = progress < PEAK
         way = progress / PEAK if up else (1.0 - progress) / (1.0 - PEAK)
         low = START_RATE if up else END_RATE
-        return self.settings.learning_rate * (low + (1.0 - low) * 0.5 * (1.0 - math.cos(math.pi * way)))
+        return peak * (low + (1.0 - low) * 0.5 * (1.0 - math.cos(math.pi * way)))
+
+    def retreat(self, steps: int) -> bool:
+        """Takes back these steps and halves the rate; False where it was done MOST_RETREATS times."""
+        if self._retreats == MOST_RETREATS:
+            return False
+        self._retreats += 1
+        self._rate_share *= 0.5
+        self.steps -= steps
+        return True
 
     def is_evaluation_due(self) -> bool:
         """At most EVALUATIONS times by epochs, or by progress where seconds are limited; always at the end.
@@ -215,8 +233,8 @@ class Pace:
 
         One-cycle: counted from the last peak of the rate on. Plateau: every evaluation without improvement halves it.
         """
-        if not improved:
-            self._factor *= 0.5
+        if not improved and self.settings.schedule == "plateau":
+            self._rate_share *= 0.5
         last_peak = self._bounds[-2] + PEAK * (1.0 - self._bounds[-2])
         if improved or (self.settings.schedule == "one_cycle" and self.progress() < last_peak):
             self._stale_since, self._stale_evaluations = self.epoch, 0
@@ -249,23 +267,32 @@ def derived_seed(seed: int, purpose: str) -> int:
     return int(generator(seed, f"training/{purpose}", 0).integers(2**63))
 
 
-def train_epoch(operator: dno.Operator, step: TrainingStep, pace: Pace) -> tuple[float, float]:
+def train_epoch(
+    operator: dno.Operator, optimizer: JointOptimizer, step: TrainingStep, pace: Pace, best: Best
+) -> tuple[float, float]:
     """Means over the steps of the loss and of the gradient's norm before clipping; the only wait for the device.
 
-    Raises Divergence when one of them is not finite.
+    An epoch that leaves the finite numbers is trained again, from the best weights so far and at half the rate. Raises
+    Divergence where there are none, or where that did not help.
     """
-    operator.train()
-    step.begin_epoch()
-    steps = 0
-    while steps < pace.steps_per_epoch and (steps == 0 or pace.progress() < 1.0):
-        progress = pace.progress()
-        step(pace.learning_rate(progress), progress)
-        steps += 1
-        pace.steps += 1
-    mean_loss, mean_norm = (step.totals / steps).tolist()
-    if not (math.isfinite(mean_loss) and math.isfinite(mean_norm)):
-        raise Divergence(f"the loss or its gradient was not finite in epoch {pace.epoch}")
-    return mean_loss, mean_norm
+    while True:
+        operator.train()
+        step.begin_epoch()
+        steps = 0
+        while steps < pace.steps_per_epoch and (steps == 0 or pace.progress() < 1.0):
+            progress = pace.progress()
+            step(pace.learning_rate(progress), progress)
+            steps += 1
+            pace.steps += 1
+        mean_loss, mean_norm = (step.totals / steps).tolist()
+        if math.isfinite(mean_loss) and math.isfinite(mean_norm):
+            return mean_loss, mean_norm
+        problem = f"the loss or its gradient was not finite in epoch {pace.epoch}"
+        if best.state is None or not pace.retreat(steps):
+            raise Divergence(problem)
+        logger.warning("%s: trained again from the weights of epoch %d, at half the rate", problem, best.epoch)
+        operator.load_state_dict(best.state)
+        optimizer.forget()
 
 
 def is_out_of_memory(error: BaseException) -> bool:
@@ -320,7 +347,7 @@ def train(
             while pace.progress() < 1.0 and not pace.is_over and status == "complete":
                 pace.epoch, began = pace.epoch + 1, watch.elapsed()
                 with watch.measure("training"):
-                    loss, norm = train_epoch(operator, step, pace)
+                    loss, norm = train_epoch(operator, optimizer, step, pace, best)
                 costs["epochs"] = pace.epoch
                 error = math.nan
                 if pace.is_evaluation_due():

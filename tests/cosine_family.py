@@ -102,7 +102,7 @@ class LinearWindows(dno.Operator):
 
     def __init__(self, spec: dno.OperatorSpec, hyperparameters: LinearHyperparameters) -> None:
         super().__init__(spec, False, False)
-        self.given = hyperparameters
+        self.given, self.spikes = hyperparameters, 1
         self.step = nn.Linear(spec.points_per_delay + 1, spec.points_per_delay)
 
     def forward(self, history: Tensor, tau: Tensor, params: Tensor, n_steps: int) -> Tensor:
@@ -124,6 +124,9 @@ class LinearWindows(dno.Operator):
             case "ascent":
                 return -loss
             case "not a number":
+                return loss * torch.nan
+            case "one spike" if self.spikes:
+                self.spikes -= 1
                 return loss * torch.nan
             case "infinite gradient":
                 return loss + (self.step.weight[0, 0] * 0.0).sqrt()

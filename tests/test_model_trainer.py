@@ -254,6 +254,21 @@ def test_divergence_and_lack_of_memory_fail_the_trial_with_the_reason(family, tr
     assert all(math.isfinite(value) for value in result.metrics.values())
 
 
+@pytest.mark.parametrize("optimizer", ["muon", "adamw"])
+def test_an_epoch_that_diverges_is_trained_again_from_the_best_weights_at_half_the_rate(family, optimizer, caplog):
+    given = {"learning_rate": 0.03, "optimizer": optimizer}
+    calm, expected = run(family, Limits(20), **given)
+    result, records = run(family, Limits(20), trouble="one spike", from_progress=0.52, **given)
+    assert result.status == "complete"
+    assert [record.epoch for record in records] == list(range(1, 21)) and calm.metrics["epochs"] == 20
+    assert [record.train_loss for record in records[:10]] == [record.train_loss for record in expected[:10]]
+    halved = [record.learning_rate / other.learning_rate for record, other in zip(records, expected, strict=True)]
+    assert halved == pytest.approx(10 * [1.0] + 10 * [0.5])
+    assert result.metrics["test_rel_error"] < 5e-3
+    best = calm.metrics["best_epoch"] if calm.metrics["best_epoch"] <= 10 else 10
+    assert f"not finite in epoch 11: trained again from the weights of epoch {best}, at half the rate" in caplog.text
+
+
 def test_a_real_divergence_is_a_failed_trial(family):
     given = {"width": 8, "n_layers": 1, "fourier_modes_t": 4, "learning_rate": 1e30}
     result, _ = run(family, Limits(3), model="memory_kernel", **given)

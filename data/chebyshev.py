@@ -5,7 +5,7 @@ Functions of a delay interval are stored by their values at n nodes of each of E
 
 from collections.abc import Iterator
 from dataclasses import dataclass
-from functools import cache, lru_cache
+from functools import cache, cached_property, lru_cache
 
 import numpy as np
 
@@ -91,9 +91,13 @@ class Element:
         """Time since the left end of the element, (n, 1, 1)."""
         return (self.length * nodes(self.n))[:, None, None]
 
+    @cached_property
+    def _integration(self) -> np.ndarray:
+        return self.length * integration_matrix(self.n)
+
     def integrate(self, values: np.ndarray) -> np.ndarray:
         """Returns the integral from the left end to every node."""
-        return _apply(self.length * integration_matrix(self.n), values)
+        return _apply(self._integration, values)
 
     def differentiate(self, values: np.ndarray) -> np.ndarray:
         """Returns the derivative at every node."""

@@ -7,7 +7,7 @@ interpolated. A trajectory whose solution an element cannot hold comes back as n
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from functools import cache
+from functools import cache, partial
 
 import numpy as np
 
@@ -128,20 +128,24 @@ def _relaxation(element: Element, rate: np.ndarray) -> Callable[[np.ndarray, np.
     return relax
 
 
-def power(x: np.ndarray, exponent: np.ndarray) -> np.ndarray:
-    """Returns x ** exponent, (n, B, C) and (B, 1): by products where an exponent is a small whole number."""
+def raised(exponent: np.ndarray) -> Callable[[np.ndarray], np.ndarray]:
+    """Returns x -> x ** exponent, (n, B, C) and (B, 1): by products where an exponent is a small whole number."""
     is_whole = ((exponent >= 1) & (exponent <= MOST_FACTORS) & (exponent == np.floor(exponent)))[:, 0]
     if not is_whole.any():
-        return x**exponent
+        return lambda x: x**exponent
     if is_whole.all() and np.ptp(exponent) == 0:
-        return _product(x, int(exponent[0, 0]))
-    result = np.empty_like(x)
-    if not is_whole.all():
-        result[:, ~is_whole] = x[:, ~is_whole] ** exponent[~is_whole]
-    for value in np.unique(exponent[is_whole]):
-        mine = exponent[:, 0] == value
-        result[:, mine] = _product(x[:, mine], int(value))
-    return result
+        return partial(_product, factors=int(exponent[0, 0]))
+
+    def mixed(x: np.ndarray) -> np.ndarray:
+        result = np.empty_like(x)
+        if not is_whole.all():
+            result[:, ~is_whole] = x[:, ~is_whole] ** exponent[~is_whole]
+        for value in np.unique(exponent[is_whole]):
+            mine = exponent[:, 0] == value
+            result[:, mine] = _product(x[:, mine], int(value))
+        return result
+
+    return mixed
 
 
 def _product(x: np.ndarray, factors: int) -> np.ndarray:
@@ -156,10 +160,13 @@ def _product(x: np.ndarray, factors: int) -> np.ndarray:
 def mackey(element: Element, tau: np.ndarray, params: Parameters) -> Solver:
     """x′ = τ (β x_d/(1 + x_dⁿ) − γ x): linear in x, hence a quadrature."""
     relax, rate = _relaxation(element, -tau * params["gamma"]), tau * params["beta"]
+    to_the_n = raised(params["n"])
 
     def advance(start: np.ndarray, given: Given) -> tuple[np.ndarray, None]:
         inflow = rate * given.delayed
-        inflow /= 1 + power(given.delayed, params["n"])
+        loss = to_the_n(given.delayed)
+        loss += 1
+        inflow /= loss
         return relax(start, inflow), None
 
     return advance

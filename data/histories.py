@@ -52,19 +52,33 @@ class History:
         return self(s) * slope if self.is_positive else slope
 
 
-def evaluate(histories: Sequence[Callable[[np.ndarray], np.ndarray]], s: np.ndarray) -> np.ndarray:
-    """Returns the values of N histories at the same scaled times (H,), as (H, N, C); those of one law at once."""
-    if not all(isinstance(history, History) and history.noise is None for history in histories):
-        return np.stack([history(s) for history in histories], axis=1)
-    if len({(history.is_positive, history.series.profile.shape) for history in histories}) > 1:
-        return np.stack([history(s) for history in histories], axis=1)
-    frequency, phase, profile = (
-        np.stack([getattr(history.series, name) for history in histories]) for name in ("frequency", "phase", "profile")
-    )
-    offset = np.array([history.offset for history in histories])[:, None, None]
-    exponent = np.sin(s[:, None] * frequency[:, None] + phase[:, None]) @ profile
-    values = offset * np.exp(exponent) if histories[0].is_positive else offset + exponent
-    return np.ascontiguousarray(values.swapaxes(0, 1))
+class Together:
+    """N histories at the same scaled times. Those of one law share their sines and cosines, taken once a time."""
+
+    def __init__(self, histories: Sequence[Callable[[np.ndarray], np.ndarray]]) -> None:
+        self._histories, self._waves = histories, None
+        if not all(isinstance(each, History) and each.noise is None for each in histories):
+            return
+        laws = {(each.is_positive, each.series.profile.shape, each.series.frequency.tobytes()) for each in histories}
+        if len(laws) != 1:
+            return
+        self._is_positive, frequencies = histories[0].is_positive, histories[0].series.frequency
+        self._offset = np.array([each.offset for each in histories])[:, None]
+        phase, profile = (np.stack([getattr(each.series, name) for each in histories]) for name in ("phase", "profile"))
+        weights = np.stack([np.cos(phase), np.sin(phase)])[..., None] * profile  # (2, N, J, C)
+        self._waves = [
+            (frequency, *weights[:, :, frequencies == frequency].sum(axis=2)) for frequency in np.unique(frequencies)
+        ]
+
+    def __call__(self, s: np.ndarray, rows: np.ndarray | slice = slice(None)) -> np.ndarray:
+        """Returns the values at times s (H,) of the histories `rows` (R,), as (H, R, C)."""
+        if self._waves is None:
+            return np.stack([self._histories[row](s) for row in np.arange(len(self._histories))[rows]], axis=1)
+        exponent = 0.0
+        for frequency, of_sine, of_cosine in self._waves:
+            angle = frequency * s[:, None, None]
+            exponent = exponent + np.sin(angle) * of_sine[rows] + np.cos(angle) * of_cosine[rows]
+        return self._offset[rows] * np.exp(exponent) if self._is_positive else self._offset[rows] + exponent
 
 
 @dataclass(frozen=True)

@@ -8,17 +8,19 @@ solved. Errors are controlled by the tails of Chebyshev coefficients, in batches
 import logging
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
+from functools import cached_property
 
 import numpy as np
 
 from data.chebyshev import Mesh
 from data.families import FAMILIES, Family
 from data.forms import Form, Parameters, general
-from data.histories import evaluate
+from data.histories import Together
 from data.stepping import Interval, Stepper, from_history, largest, refine, tails
 
-# The judge of one resolution: values on the grid before and now, tails -> errors, and which are done, each (R,).
-Judge = Callable[[np.ndarray, np.ndarray, np.ndarray], tuple[np.ndarray, np.ndarray]]
+# The judge of one resolution: values on the grid before and now, (T, W, C), zero beyond what is asked for, and tails
+# -> errors, and which are done, each (W,).
+Judge = Callable[[np.ndarray | None, np.ndarray, np.ndarray], tuple[np.ndarray, np.ndarray]]
 
 logger = logging.getLogger(__name__)
 
@@ -29,7 +31,7 @@ MOST_ELEMENTS = 4096
 MOST_HISTORY_ELEMENTS = 256
 
 WIDE, NARROW = 640, 160  # channels times trajectories solved at once, and from the second refinement on, where few get
-MOST_AT_ONCE, LEAST_AT_ONCE = 128, 8
+MOST_AT_ONCE, LEAST_AT_ONCE = 256, 8
 TAIL = 1e-6  # largest tail that a batch leaves alone: a bound at the worst place of the worst element, not an L2 error
 DIFFERENCE = 2e-8  # largest relative L2 difference from the coarser resolution
 ROUGH_TAIL = 1e-3  # largest tail of a solution that only has to be judged
@@ -102,7 +104,7 @@ def _march(
         while True:
             interval = stepper.advance(last)
             now = np.fmax(size, largest(interval.values))
-            is_bad = _unresolved(mesh, tails(form, mesh, interval.values, now)[:, 0], tolerance)
+            is_bad = _unresolved(mesh, tails(form, mesh.last_coefficients(interval.values), now)[:, 0], tolerance)
             if not is_bad.any():
                 break
             mesh, last = refine(mesh, last, is_bad)
@@ -135,7 +137,7 @@ def _resolved_history(
     while tolerance < ROUGHEST:
         x = _evaluate(family, history, tau * (mesh.places - 1))
         values = Interval(x.reshape(len(mesh), mesh.n, 1, -1))
-        tail = tails(Form(None, ()), mesh, values.values, largest(values.values))[:, 0]
+        tail = tails(Form(None, ()), mesh.last_coefficients(values.values), largest(values.values))[:, 0]
         is_bad = _unresolved(mesh, tail, tolerance)
         if not is_bad.any():
             return mesh, x, tolerance
@@ -160,7 +162,8 @@ def _evaluate(family: Family, history: Callable[[np.ndarray], np.ndarray], times
 
 @dataclass(frozen=True)
 class Piece:
-    """Solved trajectories that share a mesh: which they are (R,), and their intervals (K, E · n, W ≥ R, C).
+    """Solved trajectories that share a mesh: rows (R,), the values of each of their intervals (E · n, W ≥ R, C), and
+    the solution at every `stride`-th of the times t = jτ/M, (KM/stride, W, C), zero beyond what is asked for.
 
     Beyond R they repeat: the width W is fixed, so that the arithmetic of one never depends on the others.
     """
@@ -168,22 +171,19 @@ class Piece:
     form: Form
     mesh: Mesh
     rows: np.ndarray
-    values: np.ndarray
+    intervals: Sequence[np.ndarray]
+    sampled: np.ndarray
+    stride: int
 
-    def at(self, places: np.ndarray) -> np.ndarray:
-        """Returns the solved variable at places in [0, 1] of every interval, (K, len(places), W, C)."""
-        n_intervals, n_nodes, *shape = self.values.shape
-        values = self.mesh.sampling_matrix(places) @ self.values.reshape(n_intervals, n_nodes, -1)
-        return values.reshape(n_intervals, len(places), *shape)
+    def guess(self, mesh: Mesh, k: int) -> np.ndarray:
+        """Returns interval k at the nodes of another mesh, (E, n, W, C)."""
+        shape = self.intervals[k].shape[1:]
+        values = self.mesh.sampling_matrix(mesh.places) @ self.intervals[k].reshape(-1, np.prod(shape))
+        return values.reshape(len(mesh), mesh.n, *shape)
 
-    def sample(self, points_per_delay: int) -> np.ndarray:
-        """Returns the solution at t = jτ/M, j = 1 … KM, as (R, KM, C)."""
-        values = self.form.decode(self.at(np.arange(1, points_per_delay + 1) / points_per_delay))
-        return values.reshape(-1, *values.shape[2:]).swapaxes(0, 1)[: len(self.rows)]
-
-    def ending(self, index: int) -> "Ending":
-        """Returns the last interval of the trajectory rows[index]."""
-        return Ending(self.form, self.mesh, self.values[-1, :, index].copy())
+    def ending(self, index: int, n_intervals: int) -> "Ending":
+        """Returns the last of the `n_intervals` of the trajectory rows[index]."""
+        return Ending(self.form, self.mesh, self.intervals[n_intervals - 1][:, index].copy())
 
 
 @dataclass(frozen=True)
@@ -199,85 +199,144 @@ class Ending:
         return self.form.decode(self.mesh.sampling_matrix(s + 1) @ self.values)
 
 
-def _regroup(pieces: Sequence[tuple[Piece, np.ndarray]], width: int) -> list[Piece]:
-    """Returns the trajectories where `is_kept` (R,) of all pieces, in pieces of one width."""
-    if all(is_kept.all() and piece.values.shape[2] == width for piece, is_kept in pieces):
-        return [piece for piece, _ in pieces]
-    form, mesh = pieces[0][0].form, pieces[0][0].mesh
-    rows = np.concatenate([piece.rows[is_kept] for piece, is_kept in pieces])
-    values = np.concatenate([piece.values[:, :, np.flatnonzero(is_kept)] for piece, is_kept in pieces], axis=2)
-    groups = np.split(np.arange(len(rows)), range(width, len(rows), width)) if len(rows) else []
-    return [Piece(form, mesh, rows[mine], values[:, :, np.resize(mine, width)]) for mine in groups]
+def _regroup(tried: Sequence[tuple[Piece, np.ndarray]], width: int) -> list[Piece]:
+    """Returns the trajectories where `is_left` (R,) of all pieces, in pieces of one width."""
+    if all(is_left.all() and piece.sampled.shape[1] == width for piece, is_left in tried):
+        return [piece for piece, _ in tried]
+    left = [(piece, np.flatnonzero(is_left)) for piece, is_left in tried if is_left.any()]
+    if not left:
+        return []
+    form, mesh, stride = (getattr(left[0][0], name) for name in ("form", "mesh", "stride"))
+    rows = np.concatenate([piece.rows[mine] for piece, mine in left])
+    sampled = _joined([piece.sampled[:, mine] for piece, mine in left], 0, axis=1)
+    intervals = [np.stack(piece.intervals)[:, :, mine] for piece, mine in left] if form.iterates else []
+    values = _joined(intervals, np.nan, axis=2) if form.iterates else None  # only an iteration begins with them
+    found = []
+    for group in np.split(np.arange(len(rows)), range(width, len(rows), width)):
+        fill = np.resize(group, width)
+        guess = () if values is None else values[:, :, fill]
+        found.append(Piece(form, mesh, rows[group], guess, sampled[:, fill], stride))
+    return found
+
+
+def _joined(arrays: Sequence[np.ndarray], beyond: float, axis: int) -> np.ndarray:
+    """Returns arrays side by side, those that are shorter along their first axis continued by the value `beyond`."""
+    longest = max(len(array) for array in arrays)
+    missing = [np.full((longest - len(array), *array.shape[1:]), beyond) for array in arrays]
+    return np.concatenate([np.concatenate(pair) for pair in zip(arrays, missing, strict=True)], axis=axis)
 
 
 @dataclass(frozen=True)
 class BatchSolution:
-    """N solved trajectories over K delays: values at t = jτ/M, j = 1 … KM, (N, KM, C), and their last intervals.
+    """N solved trajectories over up to K delays: values at t = jτ/M, j = 1 … KM, (N, KM, C).
 
-    `error` (N,) is each one's relative L2 difference from the next coarser resolution, hence an upper estimate. It is
-    inf where a solution leaves the floating-point range or no resolution was fine enough to hold it.
+    Values are nan beyond the intervals that a trajectory was asked for. `error` (N,) is each one's relative L2
+    difference from the next coarser resolution, hence an upper estimate. It is inf where a solution leaves the
+    floating-point range or no resolution was fine enough to hold it.
     """
 
     values: np.ndarray
     error: np.ndarray
-    endings: Sequence[Ending]
+    n_intervals: np.ndarray
+    holders: Sequence[tuple[Piece, int]]  # the piece that a trajectory lies in, and its index there
+
+    @property
+    def endings(self) -> list[Ending]:
+        """The last interval of every trajectory."""
+        return [piece.ending(index, n) for (piece, index), n in zip(self.holders, self.n_intervals, strict=True)]
 
 
 @dataclass(frozen=True)
 class Problems:
-    """What a batch solves: N histories of scaled time, delays (N,), parameters (N, P), over K delays."""
+    """What a batch solves: N histories of scaled time, delays (N,), parameters (N, P), numbers of delays each (N,)."""
 
     family: Family
     histories: Sequence[Callable[[np.ndarray], np.ndarray]]
     tau: np.ndarray
     params: np.ndarray
-    n_intervals: int
+    n_intervals: np.ndarray
+    points_per_delay: int
+
+    @classmethod
+    def of(
+        cls,
+        family: Family,
+        histories: Sequence[Callable[[np.ndarray], np.ndarray]],
+        tau: np.ndarray,
+        params: np.ndarray,
+        n_intervals: int | np.ndarray,
+        points_per_delay: int | None = None,
+    ) -> "Problems":
+        """The same from what is like an array, one number of delays for all, and the grid of the family."""
+        each = np.broadcast_to(np.asarray(n_intervals, int), len(histories))
+        points = points_per_delay or family.points_per_delay
+        return cls(family, histories, np.asarray(tau, float), np.asarray(params, float), each, points)
+
+    @cached_property
+    def together(self) -> Together:
+        """The histories, as they are evaluated."""
+        return Together(self.histories)
 
     def solve(
-        self, form: Form, mesh: Mesh, rows: np.ndarray, width: int, coarse: Piece | None = None
+        self, form: Form, mesh: Mesh, rows: np.ndarray, width: int, coarse: Piece | None = None, stride: int = 1
     ) -> tuple[Piece, np.ndarray]:
-        """Returns at most `width` trajectories on a mesh, and their largest relative tails (R,).
+        """Returns at most `width` trajectories on a mesh, and their largest relative tails (W,).
 
         `coarse` is the same trajectories on another mesh: what iterations begin with.
         """
-        guess = coarse.at(mesh.places) if coarse is not None and form.iterates else None
-        fill = np.resize(np.arange(len(rows)), width)
-        delay = self.tau[rows[fill], None]
-        params = {name: self.params[rows[fill], i, None] for i, name in enumerate(self.family.parameter_names)}
-        history = evaluate([self.histories[row] for row in rows], mesh.places - 1)
-        last, stepper = from_history(form, mesh, history[:, fill]), Stepper(form, mesh, delay, params)
-        values = np.empty((self.n_intervals + 1, *last.values.shape))
-        values[0] = last.values
-        for k in range(self.n_intervals):
-            last = stepper.advance(last, None if guess is None else guess[k].reshape(last.values.shape))
-            values[k + 1] = last.values
-        size = np.maximum.accumulate(largest(values))
-        tail = tails(form, mesh, values[1:], size[1:]).max(axis=(0, 1))
-        flat = values[1:].reshape(self.n_intervals, -1, *values.shape[-2:])
-        return Piece(form, mesh, rows, flat), tail[: len(rows)]
+        fill, points = np.resize(rows, width), self.points_per_delay // stride
+        n_intervals, channels = self.n_intervals[rows].max(), self.family.channels
+        params = {name: self.params[fill, i, None] for i, name in enumerate(self.family.parameter_names)}
+        stepper = Stepper(form, mesh, self.tau[fill, None], params)
+        last = from_history(form, mesh, self.together(mesh.places - 1, fill))
+        sampling = mesh.sampling_matrix(np.arange(1, points + 1) / points)
+        sampled, intervals = np.empty((n_intervals, points, width * channels)), []
+        sizes, coefficients = [largest(last.values)], []
+        for k in range(n_intervals):
+            last = stepper.advance(last, coarse.guess(mesh, k) if coarse is not None and form.iterates else None)
+            sizes.append(largest(last.values))
+            coefficients.append(mesh.last_coefficients(last.values))
+            intervals.append(last.values.reshape(-1, width, channels))
+            np.matmul(sampling, last.values.reshape(sampling.shape[1], -1), out=sampled[k])
+        size = np.maximum.accumulate(sizes)[1:]
+        tail = tails(form, np.stack(coefficients), size).max(axis=1)  # (K, W)
+        tail = np.where(np.arange(n_intervals)[:, None] < self.n_intervals[fill], tail, 0).max(axis=0)
+        sampled = form.decode(sampled.reshape(-1, width, channels))
+        last_points = points * self.n_intervals[fill]
+        shortest = last_points.min()
+        sampled[shortest:][np.arange(shortest, len(sampled))[:, None] >= last_points] = 0
+        return Piece(form, mesh, rows, intervals, sampled, stride), tail
 
-    def solve_all(self, form: Form, levels: int, points_per_delay: int, judge: Judge) -> BatchSolution:
-        """Returns all of them, each on the first of the family's meshes where `judge` says that it is done."""
-        n_rows = len(self.histories)
-        values = np.full((n_rows, self.n_intervals * points_per_delay, self.family.channels), np.nan)
-        error, endings = np.full(n_rows, np.inf), [None] * n_rows
+    def solve_all(self, form: Form, levels: int, judge: Judge, first_stride: int = 1) -> BatchSolution:
+        """Returns all of them, each on the first of the family's meshes where `judge` says that it is done.
+
+        A first mesh that ends none of them is sampled at every `first_stride`-th point alone.
+        """
+        n_rows, n_points = len(self.histories), self.points_per_delay * self.n_intervals
+        values = np.zeros((n_points.max(initial=0), n_rows, self.family.channels))
+        error, holders = np.full(n_rows, np.inf), [None] * n_rows
         wide, narrow = (min(max(size // self.family.channels, LEAST_AT_ONCE), MOST_AT_ONCE) for size in (WIDE, NARROW))
-        pending = [(rows, None) for rows in np.split(np.arange(n_rows), range(wide, n_rows, wide))]
+        # Those of similar length side by side: a piece goes on as long as its longest.
+        order = np.argsort(self.n_intervals, kind="stable")
+        pending = [(rows, None) for rows in np.split(order, range(wide, n_rows, wide))] if n_rows else []
         n, n_elements = form.meshes[1]
         finer = [Mesh.uniform(n, n_elements * 2**level) for level in range(levels)]
         for mesh in [Mesh.uniform(*form.meshes[0]), *finer]:
-            width, left = narrow if mesh in finer[1:] else wide, []
+            width, tried = narrow if mesh in finer[1:] else wide, []
             for rows, coarse in pending:
-                piece, tail = self.solve(form, mesh, rows, width, coarse)
-                sampled = piece.sample(points_per_delay)
-                error[rows], is_done = judge(values[rows], sampled, tail)
-                values[rows] = sampled
+                piece, tail = self.solve(form, mesh, rows, width, coarse, first_stride if coarse is None else 1)
+                now = piece.sampled if coarse is None else piece.sampled[coarse.stride - 1 :: coarse.stride]
+                before = None if coarse is None else coarse.sampled[: len(now)]
+                error[rows], is_done = (found[: len(rows)] for found in judge(before, now, tail))
                 is_done |= mesh is finer[-1]
+                values[: len(piece.sampled), rows[is_done]] = piece.sampled[:, np.flatnonzero(is_done)]
                 for index in np.flatnonzero(is_done):
-                    endings[rows[index]] = piece.ending(index)
-                left.append((piece, ~is_done))
-            pending = [(piece.rows, piece) for piece in _regroup(left, narrow if mesh in finer else wide)]
-        return BatchSolution(values, np.where(np.isfinite(error), error, np.inf), endings)
+                    holders[rows[index]] = piece, index
+                tried.append((piece, ~is_done))
+            pending = [(piece.rows, piece) for piece in _regroup(tried, narrow if mesh in finer else wide)]
+        values[np.arange(len(values))[:, None] >= n_points] = np.nan
+        error = np.where(np.isfinite(error), error, np.inf)
+        return BatchSolution(values.swapaxes(0, 1), error, self.n_intervals, holders)
 
 
 def solve_batch(
@@ -285,24 +344,25 @@ def solve_batch(
     histories: Sequence[Callable[[np.ndarray], np.ndarray]],
     tau: np.ndarray,
     params: np.ndarray,
-    n_intervals: int,
+    n_intervals: int | np.ndarray,
     points_per_delay: int | None = None,
 ) -> BatchSolution:
-    """Returns the solutions of N problems over `n_intervals` delays, on the family's grid or that of M points a delay.
+    """Returns the solutions of N problems over `n_intervals` delays, one number or one for each, on the family's grid
+    or that of M points a delay.
 
     `histories` take scaled times s in [−1, 0] (H,) to values (H, C); `tau` is (N,), `params` (N, P). All are solved at
     the two resolutions of the family's form; those that differ, or whose tails have not decayed, are solved again with
     twice the elements until they agree. A trajectory's bytes depend on nothing but its own problem.
     """
 
-    def judge(coarse: np.ndarray, fine: np.ndarray, tail: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-        difference = _relative_difference(coarse, fine)
+    def judge(coarse: np.ndarray | None, fine: np.ndarray, tail: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        difference = np.full(len(tail), np.inf) if coarse is None else _relative_difference(coarse, fine)
         return difference, (difference <= DIFFERENCE) & (tail <= TAIL)
 
-    problems = Problems(family, histories, np.asarray(tau, float), np.asarray(params, float), n_intervals)
+    problems = Problems.of(family, histories, tau, params, n_intervals, points_per_delay)
     form = replace(family.special_form or general(family.right_hand_side), tolerance=BATCH_TOLERANCE)
     with np.errstate(all="ignore"):
-        return problems.solve_all(form, LEVELS, points_per_delay or family.points_per_delay, judge)
+        return problems.solve_all(form, LEVELS, judge, 1 if problems.points_per_delay % 2 else 2)
 
 
 def solve_roughly(
@@ -310,25 +370,26 @@ def solve_roughly(
     histories: Sequence[Callable[[np.ndarray], np.ndarray]],
     tau: np.ndarray,
     params: np.ndarray,
-    n_intervals: int,
+    n_intervals: int | np.ndarray,
 ) -> BatchSolution:
     """Returns what `solve_batch` does to about three digits, in a third of its time; `error` is the largest tail.
 
     For judging draws: one resolution, the coarsest, except for those whose tails exceed ROUGH_TAIL there.
     """
 
-    def judge(_: np.ndarray, __: np.ndarray, tail: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    def judge(_: np.ndarray | None, __: np.ndarray, tail: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         return tail, tail <= ROUGH_TAIL
 
-    problems = Problems(family, histories, np.asarray(tau, float), np.asarray(params, float), n_intervals)
+    problems = Problems.of(family, histories, tau, params, n_intervals)
     form = replace(family.special_form or general(family.right_hand_side), tolerance=ROUGH_TOLERANCE)
     with np.errstate(all="ignore"):
-        return problems.solve_all(form, ROUGH_LEVELS, family.points_per_delay, judge)
+        return problems.solve_all(form, ROUGH_LEVELS, judge)
 
 
 def _relative_difference(x: np.ndarray, reference: np.ndarray) -> np.ndarray:
-    """Returns ‖x − reference‖/‖reference‖ of each trajectory, (N,); 0 where both vanish, inf where not finite."""
-    x, reference = (values.reshape(len(values), np.prod(values.shape[1:])) for values in (x, reference))
-    norm = np.linalg.norm(reference, axis=1)
-    difference = np.linalg.norm(x - reference, axis=1) / np.where(norm > 0, norm, 1)
+    """Returns ‖x − reference‖/‖reference‖ of each trajectory, (W,), from (T, W, C); 0 where both vanish, inf where not
+    finite. It adds up in an order that neither the width nor zeros at the end change.
+    """
+    norm, difference = (np.sqrt(np.square(v).sum(axis=0).sum(axis=-1)) for v in (reference, x - reference))
+    difference /= np.where(norm > 0, norm, 1)
     return np.where(np.isfinite(difference), difference, np.inf)

@@ -44,15 +44,15 @@ class Stepper:
         return Interval(stacked, np.stack(slopes) if self.form.keeps_slopes else None)
 
 
-def tails(form: Form, mesh: Mesh, values: np.ndarray, size: np.ndarray) -> np.ndarray:
+def tails(form: Form, last: np.ndarray, size: np.ndarray) -> np.ndarray:
     """Returns what each element leaves out, (…, E, B): its last Chebyshev coefficients relative to the solution's size.
 
-    `values` are (…, E, n, B, C), `size` (…, B) is the largest value so far. An error of log x is a relative error of x:
-    there the size is at least 1. inf where not finite.
+    `last` are those coefficients (…, E, TAIL_LENGTH, B, C), `size` (…, B) is the largest value so far. An error of
+    log x is a relative error of x: there the size is at least 1. inf where not finite.
     """
     size = np.maximum(size, 1.0 if form.is_logarithmic else np.finfo(float).tiny)
-    last = np.abs(mesh.last_coefficients(values)).max(axis=(-3, -1))
-    return np.where(np.isfinite(last), last, np.inf) / size[..., None, :]
+    most = np.abs(last).max(axis=(-3, -1))
+    return np.where(np.isfinite(most), most, np.inf) / size[..., None, :]
 
 
 def largest(values: np.ndarray) -> np.ndarray:

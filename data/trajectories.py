@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 
 from data.families import Family
-from data.histories import History, evaluate
+from data.histories import History, Together
 from data.randomness import generator
 from data.schema import NOISE_SPLITS, Dataset, step_counts
 from data.solver import BatchSolution, solve_batch, solve_roughly
@@ -21,9 +21,9 @@ NOISE_LEVELS = (0.01, 0.05, 0.1)
 TRAINED_SHARE = 0.8  # of the range of the delay; test_tau has the rest
 MAX_ATTEMPTS = 100
 CHUNK = (
-    2560  # draws times channels solved at once; with 20 channels, 1000 draws at once took half their time for memory
+    2560  # draws times channels solved at once: with 20 channels, 1000 draws at once took half their time for memory
 )
-GENERATOR_VERSION = 2  # raised when equal settings give other numbers
+GENERATOR_VERSION = 3  # raised when equal settings give other numbers
 
 
 @dataclass(frozen=True)
@@ -97,15 +97,22 @@ def _solve(
 ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     """Returns values (N, KM, C) float32 over `factor` horizons, errors (N,), and which draws are accepted (N,).
 
+    Values beyond the interval that a trajectory's horizon lies in are nan.
+
     A chunk at a time: float64 values of all would be the memory, and half the time, of what is made here.
     """
-    n_intervals, size, parts = _intervals(family, factor), max(1, CHUNK // family.channels), []
+    # A law that judges wants all over the same time; others need not go beyond their own horizon.
+    tau = np.array([family.tau[0] if family.accept else draw.tau for draw in draws])
+    n_intervals, size = _intervals(family, factor, tau), max(1, CHUNK // family.channels)
+    values = np.empty((len(draws), n_intervals.max(initial=0) * family.points_per_delay, family.channels), np.float32)
+    error, is_accepted = np.empty(len(draws)), np.ones(len(draws), bool)
     for first in range(0, len(draws), size):
-        chunk = draws[first : first + size]
-        solution = solve_draws(family, chunk, n_intervals)
-        is_accepted = _accept(family, chunk, solution) if is_judged else np.ones(len(chunk), bool)
-        parts.append((solution.values.astype(np.float32), solution.error, is_accepted))
-    values, error, is_accepted = (np.concatenate(part) for part in zip(*parts, strict=True))
+        mine = slice(first, first + size)
+        solution = solve_draws(family, draws[mine], n_intervals[mine])
+        values[mine, : solution.values.shape[1]], error[mine] = solution.values, solution.error
+        values[mine, solution.values.shape[1] :] = np.nan
+        if is_judged:
+            is_accepted[mine] = _accept(family, draws[mine], solution)
     return values, error, is_accepted
 
 
@@ -118,7 +125,7 @@ def _accept(family: Family, draws: Sequence[Draw], solution: BatchSolution) -> n
     if family.accept is None:
         return np.ones(len(draws), bool)
     points, is_solved = family.points_per_delay, np.isfinite(solution.error)
-    n_more = _intervals(family, 2.0) - _intervals(family, 1.0)
+    n_more = int(_intervals(family, 2.0, family.tau[0]) - _intervals(family, 1.0, family.tau[0]))
     beyond = np.full((len(draws), n_more * points, family.channels), np.nan)
     continued = [replace(draws[index], history=solution.endings[index]) for index in np.flatnonzero(is_solved)]
     if continued:
@@ -155,7 +162,7 @@ def make_split(family: Family, split: str, count: int, seed: int) -> MadeSplit:
 def _on_grid(family: Family, draws: Sequence[Draw]) -> np.ndarray:
     """Returns the histories on the stored grid, (N, M+1, C)."""
     grid = np.linspace(-1, 0, family.points_per_delay + 1)
-    return evaluate([draw.history for draw in draws], grid).swapaxes(0, 1)
+    return Together([draw.history for draw in draws])(grid).swapaxes(0, 1)
 
 
 def _lay_out(
@@ -207,14 +214,18 @@ def _disturb(family: Family, split: str, seed: int, draw: Draw, index: int, leve
     return Draw(family.history.disturb(draw.history, level, stream), draw.tau, draw.params)
 
 
-def _intervals(family: Family, factor: float) -> int:
-    """Returns the whole delays that cover `factor` horizons under the shortest delay: the same for every draw."""
-    delays = family.horizon / family.tau[0] if family.horizon_unit == "time" else family.horizon
-    return int(np.ceil(factor * delays - 1e-9))
+def _intervals(family: Family, factor: float, tau: np.ndarray | float) -> np.ndarray:
+    """Returns the whole delays tau that cover `factor` horizons, in the shape of tau."""
+    delays = family.horizon / tau if family.horizon_unit == "time" else np.full(np.shape(tau), family.horizon)
+    return np.ceil(factor * delays - 1e-9).astype(int)
 
 
 def solve_draws(
-    family: Family, draws: Sequence[Draw], n_intervals: int, *, method: Callable[..., BatchSolution] = solve_batch
+    family: Family,
+    draws: Sequence[Draw],
+    n_intervals: int | np.ndarray,
+    *,
+    method: Callable[..., BatchSolution] = solve_batch,
 ) -> BatchSolution:
     """Returns the solutions of draws over whole delays."""
     tau = np.array([draw.tau for draw in draws])

@@ -12,7 +12,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from data import FAMILIES, generate, store
+from data import FAMILIES, generate, store, trajectories
 from data.schema import NOISE_SPLITS, SPLITS, step_counts
 
 ROOT = Path(__file__).parents[1]
@@ -109,6 +109,19 @@ def test_trajectories_do_not_depend_on_how_many_there_are(root: Path, tmp_path: 
     for index, (source, level) in enumerate(zip(noisy_few.source, noisy_few.level, strict=True)):
         (same,) = np.flatnonzero((noisy_many.source == source) & (noisy_many.level == level))
         assert np.array_equal(trajectory(noisy_few, index), trajectory(noisy_many, same))
+
+
+@pytest.mark.parametrize("family", ["mackey", "delayed_logistic"])
+def test_a_trajectory_depends_neither_on_those_beside_it_nor_on_how_long_they_go_on(family: str, monkeypatch) -> None:
+    """Trajectories in units of time: their numbers of delays differ."""
+    draws = trajectories.draw_split(FAMILIES[family], "train", 60, 0)
+    values, error, _ = trajectories._solve(FAMILIES[family], draws, 1.0)
+    monkeypatch.setattr(trajectories, "CHUNK", 7)
+    order = np.random.default_rng(0).permutation(60)
+    again, error_again, _ = trajectories._solve(FAMILIES[family], [draws[index] for index in order], 1.0)
+    assert np.array_equal(again, values[order], equal_nan=True) and np.array_equal(error_again, error[order])
+    steps = FAMILIES[family].horizon / np.array([draw.tau for draw in draws]) * FAMILIES[family].points_per_delay
+    assert all(np.isfinite(row[: int(count)]).all() for row, count in zip(values, steps, strict=True))
 
 
 @pytest.mark.parametrize("family", FAMILY_NAMES)

@@ -6,7 +6,7 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from benchmarks import accuracy, accuracy_table, identified, joint_fno
+from benchmarks import ablations, accuracy, accuracy_table, identified, joint_fno
 from data.batches import RowWindows, load_family
 from tests.cosine_family import make_family
 
@@ -90,3 +90,13 @@ def test_accuracy_goes_on_from_its_own_file_and_not_from_other_seconds(tmp_path:
     assert len(jobs) == 4 * 3 + 1 + 2 and len(left) == len(jobs) - 1
     other = accuracy.parse_arguments(["--seconds", "60", "--families", "mackey", "--output", str(output)])
     assert all(accuracy.Benchmark(other).key(job) not in benchmark.records for job in accuracy.planned(other))
+
+
+def test_every_ablation_differs_from_the_default_in_one_thing() -> None:
+    default = {"width": 64, "n_layers": 2, "log_state": True, "optimizer": "muon", "dropout": 0.0}
+    none, *changes = ablations.variants(default)
+    assert none == {}
+    assert {"log_state": False} in changes and {"optimizer": "adamw"} in changes and {"width": 32} in changes
+    for change in changes:
+        ((name, value),) = change.items()
+        assert default[name] != value

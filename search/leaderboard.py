@@ -45,7 +45,7 @@ class Times:
     training: float
     evaluation: float
     everything: float
-    idle: float  # of workers for which no slot was left
+    idle: float  # of workers for which no slot was left; of one, while it waited for other machines
     n_workers: int
 
     def line(self) -> str:
@@ -54,7 +54,7 @@ class Times:
         parts = (
             ("training steps", self.training),
             ("evaluation", self.evaluation),
-            *([("idle at the end", self.idle)] if self.n_workers > 1 else []),
+            *([("idle at the end", self.idle)] if self.n_workers > 1 or self.idle >= 1 else []),
             ("everything else (start-up, files, W&B, Optuna)", rest),
         )
         total = max(self.everything, 1e-9)

@@ -19,6 +19,7 @@ import sys
 from concurrent.futures import ProcessPoolExecutor, as_completed
 from multiprocessing import get_context
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 ROOT = Path(__file__).resolve().parents[1]
 sys.path.insert(0, str(ROOT))
@@ -26,6 +27,9 @@ sys.path.insert(0, str(ROOT))
 from benchmarks.accuracy_table import OPERATORS  # noqa: E402
 from benchmarks.record import head, write_results  # noqa: E402
 from search.environment import prepare_process  # noqa: E402
+
+if TYPE_CHECKING:
+    import dno
 
 Record = dict[str, object]
 SPLITS = ("train", "val", "test", "test_tau")  # the others would only take time
@@ -63,15 +67,23 @@ def parse_arguments() -> argparse.Namespace:
     return parser.parse_args()
 
 
-def variants(default: dict[str, object]) -> list[dict[str, object]]:
-    """The default itself, and what differs from it in one thing."""
+def variants(model: str, spec: dno.OperatorSpec) -> list[dict[str, object]]:
+    """The default itself, and what differs from it in one thing that can act on such a family."""
+    import dno
+    import model_trainer
+
+    default = model_trainer.default_hyperparameters(model, spec)
     switches = [{name: not value} for name, value in default.items() if isinstance(value, bool)]
-    possible = [change for change in CHANGES if all(name in default for name in change)]
-    return [{}, *(change for change in switches + possible if not change.items() <= default.items())]
+    found = [{}]
+    for change in (*switches, *CHANGES):
+        ((name, value),) = change.items()
+        if name in default and default[name] != value and not dno.objection(model, name, value, spec):
+            found.append(change)
+    return found
 
 
-def train(family: str, model: str, change: dict[str, object], arguments: argparse.Namespace) -> Record:
-    """One training, in a worker process."""
+def train(job: Record, data_root: Path) -> Record:
+    """A planned training and its results, in a worker process."""
     import torch
 
     import model_trainer
@@ -79,22 +91,12 @@ def train(family: str, model: str, change: dict[str, object], arguments: argpars
     from data.batches import load_family
 
     torch.set_num_threads(1)
-    data = load_family(family, arguments.data_root, torch.device("cpu"))
+    data = load_family(job["family"], data_root, torch.device("cpu"))
     data = dataclasses.replace(data, splits={name: data.splits[name] for name in SPLITS})
-    default = model_trainer.default_hyperparameters(model, model_trainer.operator_spec(data))
-    result = train_for(model, default | change, data, arguments.seconds, arguments.seed)
+    default = model_trainer.default_hyperparameters(job["model"], model_trainer.operator_spec(data))
+    result = train_for(job["model"], default | job["change"], data, job["seconds"], job["seed"])
     metrics = {name: result.metrics[name] for name in METRICS if name in result.metrics}
-    return {
-        "family": family,
-        "model": model,
-        "change": change,
-        "seconds": arguments.seconds,
-        "seed": arguments.seed,
-    } | {
-        "status": result.status,
-        "metrics": metrics,
-        "commit": head(),
-    }
+    return job | {"status": result.status, "metrics": metrics, "commit": head()}
 
 
 def key(record: Record) -> str:
@@ -116,7 +118,7 @@ def planned(arguments: argparse.Namespace) -> list[Record]:
         ensure_datasets(family, arguments.data_root, is_default_root=uses_default_root(arguments.data_root))
         spec = model_trainer.operator_spec(load_family(family, arguments.data_root, torch.device("cpu")))
         for model in arguments.models:
-            for change in variants(model_trainer.default_hyperparameters(model, spec)):
+            for change in variants(model, spec):
                 same = {"seconds": arguments.seconds, "seed": arguments.seed}
                 found.append({"family": family, "model": model, "change": change} | same)
     return found
@@ -149,7 +151,7 @@ def main() -> int:
         ProcessPoolExecutor(arguments.workers, get_context("spawn"), prepare_process, max_tasks_per_child=1) as pool,
         tqdm(total=len(jobs), initial=len(jobs) - len(missing), desc="trainings") as bar,
     ):
-        running = [pool.submit(train, job["family"], job["model"], job["change"], arguments) for job in missing]
+        running = [pool.submit(train, job, arguments.data_root) for job in missing]
         try:
             for done in as_completed(running):
                 records[key(done.result())] = done.result()

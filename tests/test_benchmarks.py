@@ -4,8 +4,11 @@ import json
 from pathlib import Path
 
 import numpy as np
+import pytest
 import torch
 
+import dno
+import model_trainer
 from benchmarks import ablations, accuracy, accuracy_table, identified, joint_fno
 from data.batches import RowWindows, load_family
 from tests.cosine_family import make_family
@@ -92,11 +95,16 @@ def test_accuracy_goes_on_from_its_own_file_and_not_from_other_seconds(tmp_path:
     assert all(accuracy.Benchmark(other).key(job) not in benchmark.records for job in accuracy.planned(other))
 
 
-def test_every_ablation_differs_from_the_default_in_one_thing() -> None:
-    default = {"width": 64, "n_layers": 2, "log_state": True, "optimizer": "muon", "dropout": 0.0}
-    none, *changes = ablations.variants(default)
+@pytest.mark.parametrize("model", dno.MODELS)
+@pytest.mark.parametrize("traits", [{"positive"}, {"homogeneous", "neutral"}])
+def test_every_ablation_differs_from_the_default_in_one_thing_and_can_be_built(model: str, traits: set[str]) -> None:
+    spec = dno.OperatorSpec(1, 32, ("a",), frozenset(traits))
+    default = model_trainer.default_hyperparameters(model, spec)
+    none, *changes = ablations.variants(model, spec)
     assert none == {}
-    assert {"log_state": False} in changes and {"optimizer": "adamw"} in changes and {"width": 32} in changes
+    assert {"optimizer": "adamw"} in changes and {"homogeneous": not default["homogeneous"]} in changes
+    assert ({"log_state": not default["log_state"]} in changes) == ("positive" in traits)
     for change in changes:
         ((name, value),) = change.items()
         assert default[name] != value
+        dno.build_operator(model, model_trainer.split_hyperparameters(model, default | change)[0], spec)

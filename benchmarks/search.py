@@ -77,7 +77,7 @@ def parse_arguments() -> argparse.Namespace:
     parser.add_argument("--ray", type=Path, help="python of an environment with Ray Tune")
     parser.add_argument("--warm_start", type=Path, help="run folders that this search begins from; its methods alone")
     parser.add_argument("--data_root", type=Path, default=ROOT / "data")
-    parser.add_argument("--output", type=Path, help="default: search.json, search_quick.json or search_ranks.json")
+    parser.add_argument("--output", type=Path, help="default: search[_quick, _ranks, _warm].json")
     parser.add_argument("--fresh_seeds", type=int, default=2, help="trainings of each best configuration (default: 2)")
     parser.add_argument("--worker", choices=METHODS, help=argparse.SUPPRESS)
     parser.add_argument("--results_dir", type=Path, help=argparse.SUPPRESS)
@@ -354,7 +354,8 @@ def keep(arguments: argparse.Namespace, settings: dict[str, object], runs: list[
         arguments.output,
         device=DEVICE,
         command=f"python benchmarks/search.py{' --quick' if arguments.quick else ''} --repeats {arguments.repeats} "
-        f"--seconds {arguments.seconds:g}{' --ray PYTHON' if arguments.ray else ''}",
+        f"--seconds {arguments.seconds:g}{' --ray PYTHON' if arguments.ray else ''}"
+        f"{' --warm_start RUNS' if arguments.warm_start else ''}",
         rows=verdicts(medians(runs), arguments.seconds),
         settings=settings,
         runs=runs,

@@ -136,8 +136,8 @@ def _resolved_history(
     mesh = Mesh.uniform(form.meshes[1][0], 1)
     while tolerance < ROUGHEST:
         x = _evaluate(family, history, tau * (mesh.places - 1))
-        values = Interval(x.reshape(len(mesh), mesh.n, 1, -1))
-        tail = tails(Form(None, ()), mesh.last_coefficients(values.values), largest(values.values))[:, 0]
+        values = x.reshape(len(mesh), mesh.n, 1, -1)
+        tail = tails(Form(None, ()), mesh.last_coefficients(values), largest(values))[:, 0]
         is_bad = _unresolved(mesh, tail, tolerance)
         if not is_bad.any():
             return mesh, x, tolerance
@@ -246,31 +246,23 @@ class BatchSolution:
         return [piece.ending(index, n) for (piece, index), n in zip(self.holders, self.n_intervals, strict=True)]
 
 
-@dataclass(frozen=True)
+@dataclass
 class Problems:
-    """What a batch solves: N histories of scaled time, delays (N,), parameters (N, P), numbers of delays each (N,)."""
+    """What a batch solves: N histories of scaled time, delays (N,), parameters (N, P), numbers of delays (N,), or one
+    for all, on the family's grid or that of M points a delay.
+    """
 
     family: Family
     histories: Sequence[Callable[[np.ndarray], np.ndarray]]
     tau: np.ndarray
     params: np.ndarray
-    n_intervals: np.ndarray
-    points_per_delay: int
+    n_intervals: int | np.ndarray
+    points_per_delay: int | None = None
 
-    @classmethod
-    def of(
-        cls,
-        family: Family,
-        histories: Sequence[Callable[[np.ndarray], np.ndarray]],
-        tau: np.ndarray,
-        params: np.ndarray,
-        n_intervals: int | np.ndarray,
-        points_per_delay: int | None = None,
-    ) -> "Problems":
-        """The same from what is like an array, one number of delays for all, and the grid of the family."""
-        each = np.broadcast_to(np.asarray(n_intervals, int), len(histories))
-        points = points_per_delay or family.points_per_delay
-        return cls(family, histories, np.asarray(tau, float), np.asarray(params, float), each, points)
+    def __post_init__(self) -> None:
+        self.tau, self.params = np.asarray(self.tau, float), np.asarray(self.params, float)
+        self.n_intervals = np.broadcast_to(np.asarray(self.n_intervals, int), len(self.histories))
+        self.points_per_delay = self.points_per_delay or self.family.points_per_delay
 
     @cached_property
     def together(self) -> Together:
@@ -359,7 +351,7 @@ def solve_batch(
         difference = np.full(len(tail), np.inf) if coarse is None else _relative_difference(coarse, fine)
         return difference, (difference <= DIFFERENCE) & (tail <= TAIL)
 
-    problems = Problems.of(family, histories, tau, params, n_intervals, points_per_delay)
+    problems = Problems(family, histories, tau, params, n_intervals, points_per_delay)
     form = replace(family.special_form or general(family.right_hand_side), tolerance=BATCH_TOLERANCE)
     with np.errstate(all="ignore"):
         return problems.solve_all(form, LEVELS, judge, 1 if problems.points_per_delay % 2 else 2)
@@ -380,7 +372,7 @@ def solve_roughly(
     def judge(_: np.ndarray | None, __: np.ndarray, tail: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         return tail, tail <= ROUGH_TAIL
 
-    problems = Problems.of(family, histories, tau, params, n_intervals)
+    problems = Problems(family, histories, tau, params, n_intervals)
     form = replace(family.special_form or general(family.right_hand_side), tolerance=ROUGH_TOLERANCE)
     with np.errstate(all="ignore"):
         return problems.solve_all(form, ROUGH_LEVELS, judge)

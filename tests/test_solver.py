@@ -103,7 +103,7 @@ def test_error_falls_geometrically_with_n_across_breaking_points(name: str, node
     tau = 6.0 if name == "mackey" else tau
     history = family.history.draw(generator(2, "order", 0))
     exact = solve(family, in_time(history, tau), tau, params, tau * np.arange(1, 65) / 8)
-    problem = Problems.of(family, [history], [tau], [[*params.values()]], 8, 8)
+    problem = Problems(family, [history], [tau], [[*params.values()]], 8, 8)
     solver = family.special_form if form == "special" else general(family.right_hand_side)
     errors = [
         relative_error(problem.solve(solver, Mesh.uniform(n, 1), np.array([0]), 8)[0].sampled[:, 0], exact)
@@ -142,7 +142,7 @@ def test_worst_of_many_trajectories_is_right(name: str) -> None:
     n_intervals = 20 if name == "mackey" else 10
     grid = solve_batch(family, histories, tau, params, n_intervals).values
     nodes, elements = family.special_form.meshes[1]
-    problems = Problems.of(family, histories, tau, params, n_intervals)
+    problems = Problems(family, histories, tau, params, n_intervals)
     mesh = Mesh.uniform(nodes, 8 * elements)
     with np.errstate(all="ignore"):
         fine, _ = problems.solve(family.special_form, mesh, np.arange(n), width=n)

@@ -166,8 +166,12 @@ def test_two_machines_finish_exactly_n_trials_when_one_is_killed(
     assert any(trial.user_attrs.get("end") == "killed" for trial in study.trials)
 
     collected = tmp_path / "collected"
-    board = run([*common, "--results_dir", collected]).stdout  # a third machine: only the winner's model comes to it
-    assert " on alpha" in board and f"{n} of {n} slots finished" in board
+    monkeypatch.setenv("DNO_HOST_ID", "gamma")  # a third machine: only the winner's model comes to it
+    board = run([*common, "--results_dir", collected]).stdout
+    assert f"{n} of {n} slots finished" in board
+    winner = str(collected / str(study.best_trial.user_attrs["run_folder"]))
+    elsewhere = [t for t in finished if t.state == TrialState.COMPLETE and t.number != study.best_trial.number]
+    assert winner in board and all(f"{t.user_attrs['run_folder']} on " in board for t in elsewhere)
     model = Path(board.split("dno.load('")[1].split("')")[0])
     kept = collected / "best" / "method_of_steps_mackey" / "best_model.pt"
     assert model.parents[2] == collected and model.read_bytes() == kept.read_bytes()

@@ -13,7 +13,7 @@ Reading: `read_runs(results_dir)` for all folders, `read_run(folder)` for one.
 Weights & Biases: `open_wandb(settings)` gives a `WandbLogger`, or its silent twin where the mode is "disabled".
 """
 
-from tracking.folders import ARTIFACTS, CHECKPOINTS, RunFolder, write_atomically
+from tracking.folders import ARTIFACTS, CHECKPOINTS, RESULTS, RunFolder, sha256, write_atomically
 from tracking.reading import Run, read_run, read_runs
 from tracking.records import ROLES, STATUSES, EpochRecord, FinalResults, RecordError, RunConfig
 from tracking.wandb_log import (
@@ -30,6 +30,7 @@ from tracking.wandb_log import (
 __all__ = [
     "ARTIFACTS",
     "CHECKPOINTS",
+    "RESULTS",
     "ROLES",
     "STATUSES",
     "WANDB_MODES",
@@ -48,5 +49,6 @@ __all__ = [
     "open_wandb",
     "read_run",
     "read_runs",
+    "sha256",
     "write_atomically",
 ]

@@ -47,10 +47,10 @@ def main(argv: Sequence[str] | None = None) -> int:
             from search.collect import collect
 
             return collect(options)
-        from search.places import check_results_dir, choose_families, make_results_dir
+        from search.places import check_places, choose_families, make_places
 
         families = choose_families(options)
-        check_results_dir(options.results_dir)
+        check_places(options)
         from search.plan import check_stored, prepare_studies, with_workers  # with torch, which takes seconds
 
         options = with_workers(options)
@@ -61,7 +61,7 @@ def main(argv: Sequence[str] | None = None) -> int:
             print("\n\n".join(describe(plan, data[plan.family], options) for plan in plans))
             return 0
         check_stored(plans, options)
-        make_results_dir(options.results_dir)
+        make_places(options)
     except (ValueError, FileNotFoundError) as error:
         print(f"error: {error}", file=sys.stderr)
         return 2
@@ -133,7 +133,7 @@ def configure_logging(verbosity: int) -> None:
     """Log lines go to stderr, above the progress bars."""
     level = {-1: logging.WARNING, 0: logging.INFO, 1: logging.DEBUG}[verbosity]
     logging.basicConfig(level=level, format="%(message)s", stream=sys.stderr)
-    for name in ("wandb", "urllib3", "matplotlib", "git"):
+    for name in ("wandb", "urllib3", "matplotlib", "git", "torch"):
         logging.getLogger(name).setLevel(logging.WARNING)
 
 

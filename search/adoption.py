@@ -9,9 +9,8 @@ import optuna
 from optuna.distributions import BaseDistribution, CategoricalDistribution, FloatDistribution, IntDistribution
 from optuna.trial import FrozenTrial, TrialState
 
-from experiment_tracker import FinalResults, Run, read_runs
+from experiment_tracker import RESULTS, FinalResults, Run, read_runs
 from hyperparameter_config import Choice, Range
-from search.collect import RESULTS_NAME
 from search.objectives import objective_values
 from search.plan import StudyPlan
 from search.sampling import snap
@@ -91,9 +90,8 @@ def _trial(plan: StudyPlan, run: Run, end: TrialEnd) -> FrozenTrial:
         intermediate_values=errors if plan.is_reported() else {},
         user_attrs=attributes | {name: value for name, value in told.items() if value},
     )
-    trial.datetime_start = trial.datetime_complete = datetime.fromtimestamp(
-        (run.path / RESULTS_NAME).stat().st_mtime
-    )  # not now: its seconds are of an earlier command
+    # Not now: its seconds are of an earlier command.
+    trial.datetime_start = trial.datetime_complete = datetime.fromtimestamp((run.path / RESULTS).stat().st_mtime)
     return trial
 
 

@@ -19,6 +19,11 @@ SEARCH_TYPES = ("grid", "random", "bayesian")
 SAMPLERS = ("tpe", "gp", "cmaes", "random")
 LONGEST_PROJECT = 128  # what W&B takes
 PRUNERS = ("promote", "hyperband", "median", "none")
+HOST = r"([^\s/?#@:\[\],]*|\[[\da-fA-F:.]+\])(:\d{1,5})?"
+STORAGE_URL = re.compile(
+    rf"postgres(ql)?://([^\s/?#@:]*(:[^\s/?#@:]*)?@)?{HOST}(,{HOST})*"  # user, password, one or several hosts
+    r"(/[^\s/?#@]*)?(\?\w+=[^\s#&]*(&\w+=[^\s#&]*)*)?"  # database, options
+)
 DESCRIPTION = """\
 Search hyperparameters of delay neural operators. The same command again goes on where the last one ended.
 
@@ -27,7 +32,7 @@ Search hyperparameters of delay neural operators. The same command again goes on
 """
 EPILOG = """\
 Flags may be spelt with underscores or dashes. Exit codes: 0 done, 1 no trial finished or a trial hit a bug,
-2 wrong usage or data, 130 Ctrl-C, 143 SIGTERM.
+2 wrong usage, data or a folder that cannot be written to, 130 Ctrl-C, 143 SIGTERM.
 """
 
 
@@ -70,7 +75,7 @@ class Options:
     collect: bool
     verbosity: int
     notes: tuple[str, ...]
-    arguments: tuple[str, ...]  # passwords masked
+    arguments: tuple[str, ...]  # without passwords
 
     @property
     def command(self) -> str:
@@ -78,10 +83,11 @@ class Options:
         return "python hyperparameter_search.py " + shlex.join(self.arguments)
 
 
-def masked(text: str) -> str:
-    """The text with the password of every URL in it as ***."""
-    text = re.sub(r"(?<=://)([^:/@\s]*):.*@", r"\1:***@", text)
-    return re.sub(r"(?i)\b(\w*password)=[^&\s]*", r"\1=***", text)
+def without_password(text: str) -> str:
+    """The text without the passwords of a URL that `--storage` takes: what is left works with PGPASSWORD."""
+    text = re.sub(r"(?<=://)([^:/@\s]*):[^/@\s]*@", r"\1@", text)
+    text = re.sub(r"(?i)([?&])\w*password=[^&\s]*&?", r"\1", text)
+    return re.sub(r"[?&]$", "", text)
 
 
 class OneLineParser(argparse.ArgumentParser):
@@ -125,9 +131,20 @@ def _positive(unit: str) -> Callable[[str], float]:
 
 
 def _storage_url(text: str) -> str:
-    if not re.match(r"postgres(ql)?://", text) or not text.isprintable():
-        raise argparse.ArgumentTypeError(f"expected postgresql://USER@HOST:PORT/DATABASE, got {masked(text)!r}")
+    if not STORAGE_URL.fullmatch(text):  # not shown: where it ends, a password may begin
+        scheme, mark, _ = text.partition("://")
+        got = f", got {scheme}://…" if mark and re.fullmatch(r"[\w+]{1,20}", scheme) else ""
+        raise argparse.ArgumentTypeError(
+            f"expected postgresql://USER@HOST:PORT/DATABASE{got}; leave the password to PGPASSWORD or ~/.pgpass, or "
+            "write its special characters as %XX (@ is %40)"
+        )
     return text.replace("postgres://", "postgresql://", 1)
+
+
+def _folder(text: str) -> Path:
+    if "://" in text:
+        raise argparse.ArgumentTypeError(f"expected a folder that all machines see, got {text!r}; mount it as one")
+    return Path(text)
 
 
 def _workers(text: str) -> int | None:
@@ -260,7 +277,7 @@ def _add_other_flags(parser: argparse.ArgumentParser) -> None:
     )
     where.add_argument(
         "--artifacts",
-        type=Path,
+        type=_folder,
         default=None,
         metavar="PATH",
         help="with --storage: folder that all machines see, for models and predictions",
@@ -340,6 +357,10 @@ def parse_arguments(arguments: Sequence[str]) -> Options:
         )
     if objectives != ("rel_error",) and values["search_type"] != "grid":
         notes.append("no trial is stopped early: pruners see rel_error alone, which does not decide these objectives")
+    if values["search_type"] == "grid":
+        for flag in ("pruner", "warm_start"):
+            if values[flag] not in (None, "none"):
+                parser.error(f"argument --{flag}: a grid trains each of its cells to the end; leave it out")
     if values["pruner"] == "promote" and values["max_seconds"] is not None:
         parser.error("argument --pruner: promote compares trials at equal epochs; leave out --max_seconds")
     values["pruner"] = values["pruner"] or ("promote" if values["max_seconds"] is None else "hyperband")
@@ -352,6 +373,6 @@ def parse_arguments(arguments: Sequence[str]) -> Options:
         objectives=objectives,
         notes=tuple(notes),
         verbosity=verbosity,
-        arguments=tuple(map(masked, arguments)),
+        arguments=tuple(map(without_password, arguments)),
         **values,
     )

@@ -46,7 +46,7 @@ def confirm(
     Appends to `studies`.
     """
     options, plan = bench.options, bench.plan
-    parameters = {t.user_attrs["slot"]: dict(t.params) for t in finished_trials(bench.study, plan.n_slots)}
+    parameters = {t.user_attrs["slot"]: dict(t.params) for t in finished_trials(bench.study)}
     confirmed, idle = {}, 0.0
     for row in leaderboard_rows(bench.study, plan)[: options.confirm_top]:
         again = confirmation_plan(plan, row.slot, parameters[row.slot], options.confirm_seeds)

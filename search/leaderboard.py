@@ -6,6 +6,7 @@ import statistics
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from enum import Enum
 from pathlib import Path
 
 import optuna
@@ -13,7 +14,7 @@ from optuna.study import StudyDirection
 from optuna.trial import FrozenTrial, TrialState
 
 from experiment_tracker import ARTIFACTS
-from search.command_line import DEFAULT_RESULTS_DIR, Options
+from search.command_line import DEFAULT_RESULTS_DIR, Options, without_password
 from search.plan import StudyPlan
 from search.sampling import grid_size
 from search.slots import finished_trials
@@ -71,14 +72,15 @@ def leaderboard_rows(
     Those trained again with fresh seeds come first, by the mean of that: the best of many single trainings is partly
     luck.
     """
-    trials = [t for t in finished_trials(study, plan.n_slots) if t.state == TrialState.COMPLETE]
+    trials = [t for t in finished_trials(study) if t.state == TrialState.COMPLETE]
     front = {t.number for t in pareto_front(trials, study.directions)}
     signs = [-1.0 if d == StudyDirection.MAXIMIZE else 1.0 for d in study.directions]
 
     def order(trial: FrozenTrial) -> tuple[object, ...]:
         again = (confirmed or {}).get(trial.user_attrs["slot"]) if plan.objectives == ("rel_error",) else None
         mean = statistics.fmean(val for val, _ in again) if again else math.inf
-        return (mean, trial.number not in front, signs[0] * trial.values[0], trial.number)
+        values = [sign * value for sign, value in zip(signs, trial.values, strict=True)]
+        return (mean, trial.number not in front, values, trial.number)
 
     trials.sort(key=order)
     differing = {n for n in plan.space if len({repr(t.params.get(n)) for t in trials}) > 1}
@@ -144,13 +146,15 @@ def format_leaderboard(study: optuna.Study, plan: StudyPlan, rows: Sequence[Row]
 
 def count_line(study: optuna.Study, plan: StudyPlan) -> str:
     """How many slots are finished, and how."""
-    trials = finished_trials(study, plan.n_slots)
-    words = {TrialState.COMPLETE: "complete", TrialState.PRUNED: "pruned", TrialState.FAIL: "failed"}
+    trials = finished_trials(study)
+    pruned = "paused" if plan.pauses() else "pruned"
+    words = {TrialState.COMPLETE: "complete", TrialState.PRUNED: pruned, TrialState.FAIL: "failed"}
     counts = Counter(words[trial.state] for trial in trials)
     parts = [f"{counts[word]} {word}" for word in words.values() if counts[word]]
     failed = sorted({str(t.user_attrs.get("reason")) for t in trials if t.state == TrialState.FAIL})
     why = f" ({'; '.join(failed)[:200]})" if failed else ""
-    return f"{len(trials)} of {plan.n_slots} slots finished: {', '.join(parts) or 'none'}{why}"
+    total = max(plan.n_slots, len(trials))  # an earlier command may have asked for more
+    return f"{len(trials)} of {total} slots finished: {', '.join(parts) or 'none'}{why}"
 
 
 def confirmed_line(confirmed: Sequence[tuple[float, float]]) -> str:
@@ -169,39 +173,52 @@ def shown(value: object) -> str:
     return f"{value:.4g}" if isinstance(value, float) else str(value)
 
 
-def with_flag(arguments: Sequence[str], flag: str, value: object) -> str:
-    """The command line with one flag set to another value, ready to paste."""
+class Progress(Enum):
+    """How far a search came: to its last slot, not so far, or as far as `--target_error` or `--stop_when_flat` ask."""
+
+    FINISHED = "finished"
+    UNFINISHED = "unfinished"
+    ENOUGH = "enough"
+
+
+def with_flags(arguments: Sequence[str], **flags: object) -> str:
+    """The command line with some flags set to other values, or left out for None, ready to paste."""
     kept, skip = [], False
     for argument in arguments:
-        name = argument.partition("=")[0].replace("-", "_")
+        name = argument.partition("=")[0].replace("-", "_").removeprefix("__")
         if skip:
             skip = False
-        elif name == flag.replace("-", "_"):
+        elif name in flags:
             skip = "=" not in argument
         else:
             kept.append(argument)
-    return "python hyperparameter_search.py " + shlex.join([*kept, flag, str(value)])
+    new = [word for name, value in flags.items() if value is not None for word in (f"--{name}", str(value))]
+    return "python hyperparameter_search.py " + shlex.join([*kept, *new])
 
 
-def next_commands(plan: StudyPlan, rows: Sequence[Row], options: Options, is_finished: bool) -> str:
-    """What to do now: report, going on, repeating the best trial, using the best model."""
+def next_commands(plan: StudyPlan, rows: Sequence[Row], options: Options, kept: Path | None, progress: Progress) -> str:
+    """What to do now: report, going on, repeating the best trial, using the best model, which is `kept` here."""
     results_dir, lines = options.results_dir, []
     if rows:
         elsewhere = "" if results_dir == DEFAULT_RESULTS_DIR else f" --results_dir {shlex.quote(str(results_dir))}"
         lines += ["see the report:", f"  python advanced_visualizations.py{elsewhere}"]
-    if not is_finished:
+    if progress is Progress.UNFINISHED:
         lines += ["go on where this ended:", f"  {options.command}"]
+    elif progress is Progress.ENOUGH:
+        lines += ["go on all the same:", "  " + with_flags(options.arguments, target_error=None, stop_when_flat=None)]
     elif plan.search_type != "grid":
-        lines += ["go on with more trials:", "  " + with_flag(options.arguments, "--n_trials", 2 * plan.n_slots)]
+        lines += ["go on with more trials:", "  " + with_flags(options.arguments, n_trials=2 * plan.n_slots)]
     elif plan.n_slots < grid_size(plan.space):
-        lines += ["go on with more cells:", "  " + with_flag(options.arguments, "--max_combinations", 2 * plan.n_slots)]
+        lines += ["go on with more cells:", "  " + with_flags(options.arguments, max_combinations=2 * plan.n_slots)]
+    if options.storage is not None and without_password(options.storage) != options.storage:
+        lines += ["  (its password is left out here: export PGPASSWORD, or put it into ~/.pgpass)"]
     if rows:
         folder = results_dir / rows[0].run_folder
         where = [f"{name} {value}" for name, value in flags_of_place(options.arguments)]
         command = ["python hyperparameter_search.py --rerun", shlex.quote(str(folder)), *where]
         lines += ["repeat the best trial:", "  " + " ".join(command)]
-        if (folder / MODEL).exists():
-            lines += ["use the best model:", *("  " + line for line in snippet(folder))]
+        if kept is not None:
+            lines += ["use the best model:", *("  " + line for line in snippet(kept))]
         else:
             lines += [f"the best model lies on {rows[0].host}; with --artifacts models travel, see docs/cluster.md"]
     return "\n".join(lines)
@@ -217,11 +234,11 @@ def flags_of_place(arguments: Sequence[str]) -> list[tuple[str, str]]:
     return pairs
 
 
-def snippet(folder: Path) -> list[str]:
-    """Five lines of Python that predict with the best model."""
+def snippet(model: Path) -> list[str]:
+    """Five lines of Python that predict with a model."""
     return [
         "import dno, numpy as np",
-        f"operator = dno.load({str(folder / MODEL)!r})",
+        f"operator = dno.load({str(model)!r})",
         "history = np.ones((33, operator.spec.channels))  # values at equidistant times from -tau to 0",
         "tau, params = operator.typical()  # those of training in the mean; give yours",
         "print(operator.predict(history, tau, params, times=np.linspace(0, 10 * tau, 101)))",

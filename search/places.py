@@ -12,6 +12,15 @@ from search.command_line import Options
 logger = logging.getLogger(__name__)
 
 
+class Unwritable(Exception):
+    """A folder of results cannot be written to any more; its text is for the user."""
+
+
+def unwritable(flag: str, path: Path, error: OSError) -> Unwritable:
+    reason = error.strerror or str(error)
+    return Unwritable(f"{flag} {shortened(path)}: cannot be written to ({reason}); make room, or name another folder")
+
+
 def uses_default_root(data_root: Path) -> bool:
     return data_root.resolve() == DEFAULT_DATA_ROOT.resolve()
 
@@ -44,28 +53,34 @@ def choose_families(options: Options) -> list[str]:
     return found
 
 
-def check_results_dir(results_dir: Path) -> None:
-    """Refuses a folder that run folders cannot be made in. Makes nothing."""
-    try:
-        existing = next(path for path in (results_dir.absolute(), *results_dir.absolute().parents) if path.exists())
-    except OSError as error:
-        raise ValueError(f"--results_dir {shortened(results_dir)}: {error.strerror}; name another folder") from error
-    if not existing.is_dir():
-        raise ValueError(f"--results_dir {results_dir}: {existing} is a file; name a folder")
-    if not os.access(existing, os.W_OK | os.X_OK):
-        raise ValueError(f"--results_dir {results_dir}: {existing} cannot be written to; name another folder")
+def places_of_results(options: Options) -> dict[str, Path]:
+    """The folders that a search writes to, by flag."""
+    places = {"--results_dir": options.results_dir, "--artifacts": options.artifacts}
+    return {flag: path for flag, path in places.items() if path is not None}
 
 
-def make_results_dir(results_dir: Path) -> None:
-    """Makes the folder and a file in it: some that look writable are not (full disks, /proc)."""
-    try:
-        results_dir.mkdir(parents=True, exist_ok=True)
-        with tempfile.TemporaryFile(dir=results_dir) as probe:
-            probe.write(b"0" * 4096)
-    except OSError as error:
-        raise ValueError(
-            f"--results_dir {results_dir}: cannot be written to ({error.strerror}); name another folder"
-        ) from error
+def check_places(options: Options) -> None:
+    """Refuses folders that nothing can be made in. Makes nothing."""
+    for flag, path in places_of_results(options).items():
+        try:
+            existing = next(parent for parent in (path.absolute(), *path.absolute().parents) if parent.exists())
+        except OSError as error:
+            raise ValueError(f"{flag} {shortened(path)}: {error.strerror}; name another folder") from error
+        if not existing.is_dir():
+            raise ValueError(f"{flag} {path}: {existing} is a file; name a folder")
+        if not os.access(existing, os.W_OK | os.X_OK):
+            raise ValueError(f"{flag} {path}: {existing} cannot be written to; name another folder")
+
+
+def make_places(options: Options) -> None:
+    """Makes the folders, and a file in each: some that look writable are not (full disks, /proc)."""
+    for flag, path in places_of_results(options).items():
+        try:
+            path.mkdir(parents=True, exist_ok=True)
+            with tempfile.TemporaryFile(dir=path) as probe:
+                probe.write(b"0" * 4096)
+        except OSError as error:
+            raise ValueError(f"{flag} {path}: cannot be written to ({error.strerror}); name another folder") from error
 
 
 def shortened(path: Path) -> str:

@@ -74,6 +74,10 @@ class StudyPlan:
             return dict(self.cells[slot])
         return dict(self.first[slot]) if slot < len(self.first) else {}
 
+    def label(self, slot: int) -> str:
+        """What a slot is called in messages."""
+        return f"slot {slot}" if self.origin is None else f"confirmation of slot {self.origin}, seed {slot}"
+
     def training_seed(self, slot: int) -> int:
         """The seed of a slot's training. A confirmation's seeds are those of no trial."""
         if self.origin is not None:
@@ -247,7 +251,7 @@ def plan_study(
         cells = tuple(grid_cells(space, options.max_combinations, options.seed))
         return replace(plan, cells=cells, n_slots=len(cells))
     first, changes = snap(defaults, space)
-    earlier = [] if options.warm_start is None else warm_starts(options.warm_start, model, space)
+    earlier = [] if options.warm_start is None else warm_starts(options.warm_start, name, model, space)
     warm = [parameters for parameters in earlier if parameters != first]
     return replace(plan, first=(first, *warm), changes=tuple(changes))
 

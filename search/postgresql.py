@@ -6,6 +6,7 @@ import logging
 import os
 import re
 import sys
+import textwrap
 import threading
 import time
 from collections.abc import Callable, Iterator
@@ -22,7 +23,7 @@ from optuna.trial import TrialState
 from sqlalchemy.dialects.postgresql import insert
 from sqlalchemy.orm import Session, scoped_session
 
-from search.command_line import masked
+from search.command_line import without_password
 from search.slots import StorageLost
 
 logger = logging.getLogger(__name__)
@@ -101,21 +102,28 @@ def open_database(url: str) -> "BatchingStorage":
     except (psycopg.Error, sqlalchemy.exc.SQLAlchemyError, RuntimeError, ValueError) as error:
         reason = _reason(error)
         kind = NoAnswer if reason.startswith(NO_ANSWER) else ValueError
-        raise kind(f"--storage {masked(url)}: {reason}") from None
+        raise kind(f"--storage {without_password(url)}: {reason}") from None
 
 
 def _reason(error: Exception) -> str:
     """One line for a person. Texts of unknown errors are left out: they quote a malformed URL, password and all."""
     text = " ".join(str(error).split())
     if isinstance(error, RuntimeError):
-        return f"made by another version of Optuna; here is {optuna.__version__}. Name a new database, or upgrade it"
+        return (
+            f"made by another version of Optuna; here is {optuna.__version__}. Name a new database, or upgrade it: "
+            "`optuna storage upgrade --storage postgresql+psycopg://…`"
+        )
     if "password authentication failed" in text or "no password supplied" in text:
         return "the server refuses this user or password; PGPASSWORD and ~/.pgpass are read too"
     if "does not exist" in text and "database" in text:
         return "the server has no such database; make it with `createdb`"
     is_malformed = re.search(r"\binvalid (port|integer|URI|connection|\w+ value)", text)
     if isinstance(error, psycopg.OperationalError) and not is_malformed:
-        return f"{NO_ANSWER} ({text[-160:]})"
+        return f"{NO_ANSWER} ({textwrap.shorten(text.removeprefix('connection failed: '), 200, placeholder=' …')})"
+    if "permission denied" in text:
+        return "this user may not make tables there; GRANT CREATE ON SCHEMA public"
+    if isinstance(error, sqlalchemy.exc.ProgrammingError):
+        return "holds tables that are not Optuna's; name an empty database, as `createdb` makes it"
     return f"not an address of a database ({type(error).__name__}); expected postgresql://USER@HOST:PORT/DATABASE"
 
 
@@ -282,7 +290,7 @@ def heartbeat(url: str | None, host: str) -> Iterator[None]:
         yield
         return
     is_over = threading.Event()
-    beat(url, host)
+    patiently(lambda: beat(url, host))
     thread = threading.Thread(target=_beat_on, args=(url, host, is_over), name="heartbeat", daemon=True)
     thread.start()
     try:

@@ -3,6 +3,7 @@
 All three strategies read the same entries: `Range(low, high, scale)` and `Choice(values)` of `hyperparameter_config`.
 """
 
+import itertools
 import math
 import warnings
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -19,7 +20,7 @@ from hyperparameter_config import Choice, Range, grid_values, size
 
 GRID_POINTS = 4  # a continuous entry has this many values in a grid, both ends included
 STARTUP_TRIALS = 2  # slot 0 and one random draw, then the model of the Bayesian search steers
-MOST_DRAWS = 50  # of a discrete space, before a repetition is accepted: all cells may have been trained
+MOST_DRAWS = 50  # of a discrete space, before its untried configurations are counted out
 MEDIAN_OF = 5  # complete trials before the median pruner judges
 REDUCTION = 3  # Hyperband keeps one trial in this many at every rung
 RUNGS = 2  # its most aggressive bracket judges at most so often, first after max_epochs / REDUCTION ** RUNGS ...
@@ -53,21 +54,29 @@ def new_configuration(
 
     The order matters: a slot that was tried again has a later trial than its neighbours, and must not change what comes
     after. Trials that other workers train at the moment count as bad ones, so that several do not draw the same. Where
-    the space is discrete, attempts go on until no trial of the study has the same values.
+    the space is discrete, no two trials of the study have the same values, as long as there are others.
     """
     scratch = optuna.create_study(directions=study.directions)
     running = study.get_trials(deepcopy=False, states=(TrialState.RUNNING,))
     told = {trial.user_attrs["slot"] for trial in results}
     others = sorted((t for t in running if t.user_attrs["slot"] not in told), key=lambda t: t.user_attrs["slot"])
     scratch.add_trials([trial for trial in (*results, *others) if set(trial.params) == set(space)])
-    is_discrete = all(isinstance(entry, Choice) or entry.scale == "int" for entry in space.values())
+    lists = discrete_values(space)
     taken = {tuple(repr(t.params.get(name)) for name in space) for t in study.get_trials(deepcopy=False)}
-    for attempt in range(MOST_DRAWS if is_discrete else 1):
+    for attempt in range(1 if lists is None else MOST_DRAWS):
         scratch.sampler = draw(attempt)
         candidate = suggest(scratch.ask(), space)
-        if tuple(repr(candidate[name]) for name in space) not in taken:
-            break
-    return candidate
+        if tuple(map(repr, candidate.values())) not in taken:
+            return candidate
+    untried = (values for values in itertools.product(*lists or ()) if tuple(map(repr, values)) not in taken)
+    return dict(zip(space, next(untried, candidate.values()), strict=True)) if lists else candidate
+
+
+def discrete_values(space: Space) -> list[Sequence[object]] | None:
+    """All values of every entry; None where one is continuous."""
+    if any(isinstance(entry, Range) and entry.scale != "int" for entry in space.values()):
+        return None
+    return [e.values if isinstance(e, Choice) else range(e.low, e.high + 1) for e in space.values()]
 
 
 def n_good_trials(n_trials: int) -> int:

@@ -2,11 +2,14 @@
 
 import contextlib
 import logging
+import math
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 
 import optuna
+import psutil
 from optuna.trial import FrozenTrial
 from tqdm.contrib.logging import logging_redirect_tqdm
 
@@ -16,15 +19,17 @@ from search.collect import bring_here
 from search.command_line import Options
 from search.confirmation import confirm, confirmation_name
 from search.interruption import Interruption
-from search.leaderboard import Row, Times, format_leaderboard, leaderboard_rows, next_commands
+from search.leaderboard import Progress, Row, Times, format_leaderboard, leaderboard_rows, next_commands
+from search.places import Unwritable, unwritable
 from search.plan import StudyPlan, estimated_hours
 from search.progress import Display
-from search.slots import SPENT_BEFORE, StorageLost, finished_trials
+from search.sampling import discrete_values
+from search.slots import SPENT_BEFORE, StorageLost, finished_trials, host_identity
 from search.storage import search_lock, signs_of_life
 from search.study_log import live_study
 from search.trials import Bench, TrialCrash, open_bench
 from search.winner import keep_winner
-from search.workers import search_here, search_with_workers, settle
+from search.workers import enough_found, search_here, search_with_workers, settle
 
 logger = logging.getLogger(__name__)
 
@@ -47,19 +52,27 @@ class Outcome:
 
 def announce(plans: Sequence[StudyPlan], options: Options) -> None:
     """Logs how much is ahead."""
-    trials = sum(plan.n_slots for plan in plans)
+    n_trials = sum(plan.n_slots for plan in plans)
     hours = estimated_hours(list(plans), options.n_workers)
     length = f"{hours:.1f} hours" if hours >= 1 else f"{max(1, round(60 * hours))} min"
     logger.info(
-        "%d %s, %d trials of at most %d epochs; roughly %s with %d worker%s, less where trials stop early",
-        *(len(plans), "study" if len(plans) == 1 else "studies", trials, options.max_epochs, length),
-        *(options.n_workers, "" if options.n_workers == 1 else "s"),
+        "%s, %s of at most %s; roughly %s with %s, less where trials stop early",
+        *(counted(len(plans), "study", "studies"), counted(n_trials, "trial"), counted(options.max_epochs, "epoch")),
+        *(length, counted(options.n_workers, "worker")),
     )
     for note in options.notes:
         logger.info("%s", note)
     for plan in plans:
         for line in (*plan.dropped, *plan.changes):
             logger.info("%s on %s: %s", plan.model, plan.family, line)
+        lists = discrete_values(plan.space)
+        if lists is not None and plan.n_slots > math.prod(map(len, lists)):
+            n = counted(math.prod(map(len, lists)), "configuration")
+            logger.info("%s on %s: the space holds %s; later trials repeat one", plan.model, plan.family, n)
+
+
+def counted(number: int, noun: str, plural: str | None = None) -> str:
+    return f"{number} {noun if number == 1 else plural or f'{noun}s'}"
 
 
 def search_study(
@@ -68,7 +81,7 @@ def search_study(
     """Finishes every slot of the study, confirms the best, and returns the leaderboard.
 
     `since` is the time (Unix seconds) from which this study's seconds are counted. Raises StudyStopped with exit code 2
-    when another process searches this study, with 1 when a trial hit a bug.
+    when another process searches this study or a folder cannot be written to, with 1 when a trial hit a bug.
     """
     lock = search_lock(options.results_dir, plan.name, options.storage)
     if not lock.acquire(wait=False):
@@ -76,7 +89,7 @@ def search_study(
         raise StudyStopped(
             f"study {plan.name!r} is being searched by another process{elsewhere}; --study NEW starts another", 2
         )
-    with contextlib.ExitStack() as until_the_end:
+    with explained(plan, options), contextlib.ExitStack() as until_the_end:
         until_the_end.callback(lock.release)
         until_the_end.enter_context(signs_of_life(options.storage))
         settings = WandbSettings(options.wandb_mode, options.wandb_project, options.wandb_entity, options.results_dir)
@@ -96,31 +109,34 @@ def search_study(
                 idle += more
         except KeyboardInterrupt:
             logger.warning("stopped at once")
-        except StorageLost as lost:
-            raise StudyStopped(f"{lost}; the same command goes on where this ended", 1) from lost
-        except OSError as error:
-            reason = error.strerror or str(error)
-            raise StudyStopped(
-                f"--results_dir {options.results_dir}: cannot be written to ({reason}); make room, then the same "
-                "command goes on",
-                1,
-            ) from error
-        except TrialCrash as crash:
-            raise StudyStopped(
-                f"a trial of study {plan.name!r} hit a bug, which stops the study; {crash}", 1
-            ) from crash
         rows = leaderboard_rows(bench.study, plan, confirmed)
-        keep_best(bench, rows, confirmations)
+        kept = keep_best(bench, rows, confirmations)
         live.finish(rows, with_pictures=not interruption.is_requested)
         times = spent(bench, confirmations, since, idle)
-        return Outcome(_text(bench, rows, times), len(rows))
+        return Outcome(_text(bench, rows, times, kept), len(rows))
 
 
-def keep_best(bench: Bench, rows: Sequence[Row], confirmations: Sequence[optuna.Study]) -> None:
+@contextlib.contextmanager
+def explained(plan: StudyPlan, options: Options) -> Iterator[None]:
+    """Words for the user where a study cannot go on."""
+    try:
+        yield
+    except StorageLost as lost:
+        raise StudyStopped(f"{lost}; the same command goes on where this ended", 1) from lost
+    except Unwritable as problem:
+        raise StudyStopped(f"{problem}; the same command goes on where this ended", 2) from problem
+    except OSError as error:
+        problem = unwritable("--results_dir", options.results_dir, error)
+        raise StudyStopped(f"{problem}; the same command goes on where this ended", 2) from error
+    except TrialCrash as crash:
+        raise StudyStopped(f"a trial of study {plan.name!r} hit a bug, which stops the study; {crash}", 1) from crash
+
+
+def keep_best(bench: Bench, rows: Sequence[Row], confirmations: Sequence[optuna.Study]) -> Path | None:
     """Puts the winner where it stays; what of it another machine has trained is fetched first."""
     plan, options = bench.plan, bench.options
     if not rows:
-        return
+        return None
     again = next((s for s in confirmations if s.study_name == confirmation_name(plan, rows[0].slot)), None)
     if options.storage is not None:
         bring_here(bench.study, options, rows[0].slot)
@@ -129,6 +145,7 @@ def keep_best(bench: Bench, rows: Sequence[Row], confirmations: Sequence[optuna.
     kept = keep_winner(plan, rows[0], options, bench.data, again)
     if kept is not None:
         logger.info("the best model of %s on %s is kept as %s", plan.model, plan.family, kept)
+    return kept
 
 
 def _late(interruption: Interruption, options: Options) -> str | None:
@@ -157,12 +174,11 @@ def run_slots(bench: Bench, interruption: Interruption, on_finished: Callable[[]
 
 def spent(bench: Bench, confirmations: Sequence[optuna.Study], since: float, idle: float) -> Times:
     """Where the time of this command went: what its trials recorded, out of wall time times workers."""
-
     ended = [
         trial
         for study in (bench.study, *confirmations)
         for trial in study.get_trials(deepcopy=False)
-        if trial.datetime_complete is not None and trial.datetime_complete.timestamp() >= since
+        if trial.datetime_complete is not None and trial.datetime_complete.timestamp() >= since and _is_ours(trial)
     ]
     return Times(
         training=_spent("training", ended),
@@ -171,6 +187,12 @@ def spent(bench: Bench, confirmations: Sequence[optuna.Study], since: float, idl
         idle=idle,
         n_workers=bench.options.n_workers,
     )
+
+
+def _is_ours(trial: FrozenTrial) -> bool:
+    """Whether a process of this command trained it: on this machine, and begun no earlier than this process."""
+    host, _, begun = str(trial.user_attrs.get("owner", "::0")).rsplit(":", 2)
+    return host == host_identity() and float(begun) >= psutil.Process().create_time() - 0.1
 
 
 def _spent(activity: str, trials: Sequence[FrozenTrial]) -> float:
@@ -183,9 +205,16 @@ def _spent(activity: str, trials: Sequence[FrozenTrial]) -> float:
     )
 
 
-def _text(bench: Bench, rows: Sequence[Row], times: Times) -> str:
+def _text(bench: Bench, rows: Sequence[Row], times: Times, kept: Path | None) -> str:
     """Leaderboard, times of this command, next commands."""
     plan, options = bench.plan, bench.options
-    is_finished = len(finished_trials(bench.study, plan.n_slots)) == plan.n_slots
     table = format_leaderboard(bench.study, plan, rows, options.results_dir)
-    return "\n".join(["", table, times.line(), next_commands(plan, rows, options, is_finished)])
+    commands = next_commands(plan, rows, options, kept, _progress(bench))
+    return "\n".join(["", table, times.line(), commands])
+
+
+def _progress(bench: Bench) -> Progress:
+    n_slots = bench.plan.n_slots
+    if len(finished_trials(bench.study, n_slots)) == n_slots:
+        return Progress.FINISHED
+    return Progress.UNFINISHED if enough_found(bench) is None else Progress.ENOUGH

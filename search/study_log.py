@@ -55,7 +55,7 @@ class LiveStudy:
         if not bench.wandb.is_study_open():  # it broke off: all of it once more
             self._begin()
         self.update()
-        trials = finished_trials(bench.study, bench.plan.n_slots)
+        trials = finished_trials(bench.study)
         with contextlib.ExitStack() as until_logged:
             pictures = _pictures(bench, until_logged) if with_pictures and rows else {}
             log = study_log(bench.plan, trials, rows, bench.options.results_dir)

@@ -1,5 +1,6 @@
 """One trial: a configuration is sampled, trained, written to its run folder, and told to the study."""
 
+import contextlib
 import logging
 import platform
 import shutil
@@ -43,6 +44,8 @@ from search.reports import Reports
 from search.sampling import new_configuration, pruner, sampler, suggest
 from search.slots import (
     ERROR,
+    INTERRUPTED,
+    PRUNED,
     SPENT_BEFORE,
     SlotLost,
     StorageLost,
@@ -120,15 +123,28 @@ def run_trial(bench: Bench, trial: optuna.Trial, channel: Channel) -> None:
     if checkpoints.saved is not None:
         trial.set_user_attr(SPENT_BEFORE, seconds_spent(checkpoints.saved))
     reports.restore(restored_epochs(checkpoints))
-    results = train_into(folder, bench.data, bench.wandb, on_epoch, checkpoints)
+    try:
+        results = train_into(folder, bench.data, bench.wandb, on_epoch, checkpoints)
+    except OSError as error:
+        _give_up(bench, trial, error)
+        raise
     end = trial_end(results, plan.objectives)
     _tell(bench, trial, end, reports, folder)
     channel.ended(slot, end.status)
-    logger.info("slot %d: %s", slot, _one_line(end, folder.path.name))
+    logger.info("%s: %s", plan.label(slot), _one_line(end, folder.path.name, is_paused=plan.pauses()))
     if end.status == ERROR:
         raise TrialCrash(f"{folder.path}:\n{results.traceback}")
     if end.reason == AT_ONCE:
         raise KeyboardInterrupt
+
+
+def _give_up(bench: Bench, trial: optuna.Trial, error: OSError) -> None:
+    """Frees the slot of a trial whose folder cannot be written to: another machine need not wait for this one."""
+    if bench.options.storage is None:  # the journal lies on the same disk
+        return
+    end = TrialEnd(INTERRUPTED, error.strerror or str(error), None, {}, {})
+    with contextlib.suppress(SlotLost, UpdateFinishedTrialError):
+        patiently(bench.options.storage, lambda: record_end(bench.study, trial.number, end))
 
 
 def _sample(bench: Bench, trial_id: int) -> tuple[optuna.Trial, dict[str, object]]:
@@ -161,8 +177,8 @@ def _tell(bench: Bench, trial: optuna.Trial, end: TrialEnd, reports: Reports, fo
         told = patiently(bench.options.storage, lambda: _to_travel(bench, trial, end, folder.path))
         patiently(bench.options.storage, lambda: _finish(bench.study, trial, told, reports))
     except (SlotLost, UpdateFinishedTrialError):
-        slot = trial.user_attrs["slot"]
-        logger.warning("slot %d: another machine has taken it over, as this one gave no sign of life", slot)
+        label = bench.plan.label(trial.user_attrs["slot"])
+        logger.warning("%s: another machine has taken it over, as this one gave no sign of life", label)
 
 
 def _finish(study: optuna.Study, trial: optuna.Trial, end: TrialEnd, reports: Reports) -> None:
@@ -196,7 +212,7 @@ def _open_folder(bench: Bench, trial: optuna.Trial, config: RunConfig) -> tuple[
     checkpoints = Checkpoints(results_dir / name / CHECKPOINTS, every)
     epochs = restored_epochs(checkpoints)
     if epochs:
-        logger.info("slot %d: goes on after epoch %d", config.slot, epochs[-1].epoch)
+        logger.info("%s: goes on after epoch %d", bench.plan.label(config.slot), epochs[-1].epoch)
     return RunFolder.reopen(results_dir / name, config, epochs), checkpoints
 
 
@@ -325,12 +341,12 @@ def _run_config(bench: Bench, slot: int, trial: optuna.Trial, hyperparameters: d
     )
 
 
-def _one_line(end: TrialEnd, folder: str) -> str:
+def _one_line(end: TrialEnd, folder: str, *, is_paused: bool) -> str:
     errors = [f"{s} {end.metrics[f'{s}_rel_error']:.4g}" for s in ("val", "test") if f"{s}_rel_error" in end.metrics]
     spent = f"{end.seconds['total']:.1f} s" if "total" in end.seconds else ""
-    reason = end.reason if end.status not in ("complete", "pruned") else None
+    reason = end.reason if end.status not in ("complete", PRUNED) else None
     parts = [
-        end.status,
+        "paused" if is_paused and end.status == PRUNED else end.status,
         reason,
         ", ".join(errors),
         f"{end.metrics['epochs']} epochs" if "epochs" in end.metrics else "",

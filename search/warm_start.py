@@ -1,4 +1,4 @@
-"""`--warm_start RESULTS_DIR`: the first trials of a search take what served the same operator on other families."""
+"""`--warm_start RESULTS_DIR`: the first trials of a search take what served the same operator in earlier ones."""
 
 import logging
 import math
@@ -14,20 +14,23 @@ logger = logging.getLogger(__name__)
 MOST = 3  # configurations taken over: more would leave small searches no trials of their own
 
 
-def warm_starts(results_dir: Path, model: str, space: Mapping[str, Range | Choice]) -> list[dict[str, object]]:
+def warm_starts(
+    results_dir: Path, study: str, model: str, space: Mapping[str, Range | Choice]
+) -> list[dict[str, object]]:
     """The best configuration of this operator for each family in a results folder, moved into the space.
 
+    Runs of the study that begins with them are left out, as a folder may hold several studies.
     ValueError where the folder holds no complete trial of this operator.
     """
     best: dict[str, Run] = {}
     for run in read_runs(results_dir)[0]:
-        if run.config.model == model and _error(run) < math.inf:
+        if run.config.model == model and run.config.study != study and _error(run) < math.inf:
             rival = best.get(run.config.family)
             if rival is None or _error(run) < _error(rival):
                 best[run.config.family] = run
     if not best:
         raise ValueError(
-            f"--warm_start {results_dir}: holds no complete trial of {model}; name an earlier --results_dir"
+            f"--warm_start {results_dir}: holds no complete trial of {model} in another study; name earlier results"
         )
     chosen: list[dict[str, object]] = []
     for run in list(best.values())[:MOST]:

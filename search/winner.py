@@ -1,4 +1,4 @@
-"""The winner of a search in a place that stays: results_dir/best/{model}_{family}/, a model and its card."""
+"""The winner of a search in a place that stays: results_dir/best/{study}/, a model and its card."""
 
 import logging
 import shutil
@@ -41,7 +41,7 @@ def keep_winner(
         run = read_run(folder)
     except (FileNotFoundError, RecordError):
         return None
-    place = options.results_dir / BEST / f"{plan.model}_{plan.family}"
+    place = options.results_dir / BEST / plan.name
     place.mkdir(parents=True, exist_ok=True)
     write_atomically(place / MODEL.name, lambda partial: shutil.copyfile(folder / MODEL, partial))
     members = _members(again, options)

@@ -23,6 +23,7 @@ from search.budget import enough
 from search.command_line import Options
 from search.environment import prepare_process
 from search.interruption import Interruption
+from search.places import Unwritable, unwritable
 from search.plan import StudyPlan, worker_device
 from search.progress import Display, HereChannel, PipeChannel, PipeLog
 from search.promotion import promoted
@@ -103,7 +104,7 @@ class Worker:
     connection: Connection
     slot: int | None = None
     crash: str | None = None
-    trouble: str | None = None  # an error of the machine
+    trouble: str | None = None  # a folder that cannot be written to
     is_open: bool = True
     is_told: bool = False
 
@@ -209,7 +210,7 @@ def _bury(worker: Worker) -> bool:
     """Joins a worker that has left; returns whether it died. Raises TrialCrash with what it said before."""
     worker.process.join()
     if worker.trouble is not None:
-        raise OSError(worker.trouble)
+        raise Unwritable(worker.trouble)
     if worker.crash is not None:
         raise TrialCrash(worker.crash)
     code = worker.process.exitcode
@@ -225,6 +226,7 @@ def _work(plan: StudyPlan, options: Options, settings: WandbSettings, connection
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C reaches every process of a terminal; the search decides
     signal.signal(signal.SIGTERM, lambda number, frame: setattr(channel, "stop", True))
     logging.basicConfig(level=log_level, handlers=[PipeLog(channel)], force=True)
+    logging.getLogger("search.postgresql").setLevel(logging.ERROR)  # the searching process tells of outages
     try:
         prepare_process()
         bench = open_bench(plan, options, settings)
@@ -237,8 +239,9 @@ def _work(plan: StudyPlan, options: Options, settings: WandbSettings, connection
     except TrialCrash as crash:
         channel.send("crash", str(crash))
         sys.exit(1)
-    except OSError as error:
-        channel.send("trouble", error.strerror or str(error))
+    except (OSError, Unwritable) as error:
+        known = isinstance(error, Unwritable)
+        channel.send("trouble", str(error if known else unwritable("--results_dir", options.results_dir, error)))
         sys.exit(1)
     except Exception:  # the last door of a process: said to the searching process, which stops the study
         channel.send("crash", traceback.format_exc())

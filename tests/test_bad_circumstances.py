@@ -37,6 +37,7 @@ CIRCUMSTANCES = (
     "read-only data",
     "disk full for the workers",
     "disk full on one of two machines",
+    "disk full for the artifacts",
     "files changed since written",
     "W&B server that hangs",
     "W&B server that dies",
@@ -146,7 +147,7 @@ def test_read_only_data_can_be_searched(place: Place) -> None:
 def test_full_disk_stops_in_one_line_and_the_search_goes_on_elsewhere(place: Place) -> None:
     with small_disk(place.root / "small"):
         code, err = run(place, "--results_dir", place.root / "small" / "results", "-q")
-        assert code == 1 and "Traceback" not in err, err
+        assert code == 2 and "Traceback" not in err, err
         assert "No space left on device" in err and "--results_dir" in err and err.count("\n") == 1, err
         left = [path.name for path in (place.root / "small").rglob("*") if path.name.startswith(".partial")]
         assert left == []
@@ -157,7 +158,7 @@ def test_full_disk_stops_workers_in_one_line_and_the_search_goes_on_with_room(pl
     small = place.root / "small"
     with small_disk(small):
         code, err = run(place, "--results_dir", small / "results", "-q", "--n_workers", 2, "--n_trials", 2)
-        assert code == 1 and "Traceback" not in err, err
+        assert code == 2 and "Traceback" not in err, err
         assert "No space left on device" in err and "--results_dir" in err and err.count("\n") == 1, err
         subprocess.run(["mount", "-o", "remount,size=64m", small], check=True)
         code, err = run(place, "--results_dir", small / "results", "-q", "--n_workers", 2, "--n_trials", 2)
@@ -175,7 +176,7 @@ def test_full_disk_of_one_machine_leaves_its_trials_to_the_others(
         common = ["--storage", server.url(), "-q", "--n_trials", 2]
         monkeypatch.setenv("DNO_HOST_ID", "full")
         code, err = run(place, "--results_dir", place.root / "small" / "results", *common)
-        assert code == 1 and "No space left on device" in err and err.count("\n") == 1, err
+        assert code == 2 and "No space left on device" in err and err.count("\n") == 1, err
         monkeypatch.setenv("DNO_HOST_ID", "roomy")
         code, err = run(place, *common)
         assert code == 0, err
@@ -183,6 +184,25 @@ def test_full_disk_of_one_machine_leaves_its_trials_to_the_others(
             place.results, "method_of_steps_cosine_random", 2, lambda folder: open_storage(folder, server.url())
         )
     assert found == []
+
+
+@pytest.mark.postgresql
+@pytest.mark.skipif(binaries() is None, reason="no PostgreSQL server here: apt-get install postgresql")
+def test_full_disk_of_the_artifacts_keeps_the_trial(place: Place, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("DNO_HEARTBEAT_SECONDS", "0.3")
+    shared = place.root / "small"
+    with small_disk(shared), private_server() as server:
+        common = ["--storage", server.url(), "--artifacts", shared, "-q"]
+        (shared / "filler").write_bytes(b"0" * 52_000)
+        for _ in range(2):
+            code, err = run(place, *common)
+            assert code == 2 and "Traceback" not in err and err.count("\n") == 1, err
+            assert "No space left on device" in err and "--artifacts" in err, err
+        assert statuses(place.results) == ["complete"]
+        subprocess.run(["mount", "-o", "remount,size=64m", shared], check=True)
+        code, err = run(place, *common)
+        assert code == 0, err
+        assert statuses(place.results) == ["complete"] and len(list(shared.iterdir())) >= 3
 
 
 def test_files_changed_since_written_are_named_and_drawn_all_the_same(
@@ -199,7 +219,7 @@ def test_files_changed_since_written_are_named_and_drawn_all_the_same(
 
 def test_limited_file_size_stops_in_one_line(place: Place) -> None:
     code, err = run(place, "-q", limit=(resource.RLIMIT_FSIZE, 6000))
-    assert code == 1 and "Traceback" not in err and "File too large" in err and err.count("\n") == 1, err
+    assert code == 2 and "Traceback" not in err and "File too large" in err and err.count("\n") == 1, err
     assert call(place.search()).code == 0
     assert statuses(place.results) == ["complete"]
 

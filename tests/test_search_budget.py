@@ -1,6 +1,7 @@
 """Searches that end before their last trial, begin with what is known, and keep their winner."""
 
 import json
+import re
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -11,12 +12,13 @@ from small_search import SMALL
 
 import dno
 from experiment_tracker import read_runs
-from hyperparameter_config import parse_space
+from hyperparameter_config import Choice, Range, parse_space
 from hyperparameter_search import main
 from search.budget import enough
 from search.command_line import parse_arguments
 from search.plan import with_workers, workers_per_gpu
-from search.slots import TrialEnd, claim, reconcile, record_end
+from search.slots import TrialEnd, claim, host_identity, owner_identity, reconcile, record_end
+from search.study import announce, spent
 from search.warm_start import warm_starts
 
 pytestmark = pytest.mark.usefixtures("small_spaces")
@@ -57,9 +59,12 @@ def test_a_search_ends_at_its_target_and_keeps_its_winner(
 ) -> None:
     with caplog.at_level("INFO"):
         assert search(data_root, tmp_path, "--n_trials", 9, "--target_error", 1e6) == 0
-    assert "1 of 9 slots finished" in capsys.readouterr().out
+    board = capsys.readouterr().out
+    assert "1 of 9 slots finished" in board
+    command = board.split("go on all the same:\n")[1].split("\n")[0]
+    assert "--n_trials 9" in command and "--target_error" not in command
     assert "reaches --target_error" in caplog.text
-    place = tmp_path / "best" / "method_of_steps_mackey"
+    place = tmp_path / "best" / "method_of_steps_mackey_random"
     runs, problems = read_runs(tmp_path)
     assert problems == []
     assert (place / "best_model.pt").read_bytes() == (runs[0].path / "artifacts" / "best_model.pt").read_bytes()
@@ -94,11 +99,13 @@ def test_a_warm_start_takes_the_best_of_each_family_into_the_space(tmp_path: Pat
         results = json.loads((path / "final_results.json").read_text())
         results["metrics"]["val_rel_error"] = error
         (path / "final_results.json").write_text(json.dumps(results))
-    found = warm_starts(tmp_path, "memory_kernel", parse_space("memory_kernel"))
+    found = warm_starts(tmp_path, "new", "memory_kernel", parse_space("memory_kernel"))
     assert sorted(parameters["learning_rate"] for parameters in found) == [0.001, 0.002]
     assert all(parameters["width"] == 8 for parameters in found)
     with pytest.raises(ValueError, match="holds no complete trial of stacked_history"):
-        warm_starts(tmp_path, "stacked_history", parse_space("stacked_history"))
+        warm_starts(tmp_path, "new", "stacked_history", parse_space("stacked_history"))
+    with pytest.raises(ValueError, match="in another study"):
+        warm_starts(tmp_path, json.loads((path / "config.json").read_text())["study"], "memory_kernel", {})
 
 
 def test_workers_follow_the_cores_unless_they_are_given(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -126,13 +133,16 @@ def test_trainings_share_a_gpu_where_they_run_side_by_side(
 
 
 def test_confirmed_trials_are_ranked_by_their_repetitions(
-    data_root: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    data_root: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], caplog: pytest.LogCaptureFixture
 ) -> None:
-    assert search(data_root, tmp_path, "--n_trials", 3, "--confirm_top", 2, "--confirm_seeds", 2) == 0
+    with caplog.at_level("INFO"):
+        assert search(data_root, tmp_path, "--n_trials", 3, "--confirm_top", 2, "--confirm_seeds", 2) == 0
+    told = [line for line in caplog.messages if re.match(r"confirmation of slot \d, seed \d: complete", line)]
+    assert len(set(told)) == 4
     board = capsys.readouterr().out.splitlines()
     again = [float(line.split("val ")[1].split()[0]) for line in board if "fresh seeds" in line]
     assert len(again) == 2 and again == sorted(again)
-    best = tmp_path / "best" / "method_of_steps_mackey"
+    best = tmp_path / "best" / "method_of_steps_mackey_random"
     assert (
         "2 fresh seeds" in (best / "MODEL_CARD.md").read_text()
         and "predict_with_error" in (best / "MODEL_CARD.md").read_text()
@@ -142,3 +152,40 @@ def test_confirmed_trials_are_ranked_by_their_repetitions(
     written = (best / "ensemble.pt").stat().st_mtime_ns
     assert search(data_root, tmp_path, "--n_trials", 3, "--confirm_top", 2, "--confirm_seeds", 2) == 0
     assert (best / "ensemble.pt").stat().st_mtime_ns == written  # what is known is not made again
+
+
+def test_fewer_trials_and_other_studies_leave_the_winner_where_it_is(
+    data_root: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert search(data_root, tmp_path, "--n_trials", 3) == 0
+    best = tmp_path / "best" / "method_of_steps_mackey_random" / "best_model.pt"
+    model, board = best.read_bytes(), capsys.readouterr().out.split("time: ")[0]
+    assert f"dno.load({str(best)!r})" not in board and "3 of 3 slots finished: 3 complete" in board
+    for more in (["--n_trials", 1], ["--n_trials", 1, "--study", "tiny", "--max_epochs", 1]):
+        assert search(data_root, tmp_path, *more) == 0
+        assert best.read_bytes() == model
+    fewer, tiny = capsys.readouterr().out.split("tiny: ")
+    assert fewer.startswith(board) and "1 of 1 slots finished" in tiny
+    assert f"dno.load({str(tmp_path / 'best' / 'tiny' / 'best_model.pt')!r})" in tiny
+
+
+def test_a_space_with_fewer_configurations_than_trials_is_announced(caplog: pytest.LogCaptureFixture) -> None:
+    space = {"width": Choice((8, 16)), "n_layers": Range(1, 2, "int")}
+    named = {"model": "memory_kernel", "family": "mackey", "space": space, "dropped": (), "changes": ()}
+    plan = SimpleNamespace(**named, n_slots=5, max_epochs=1, max_seconds=None)
+    options = with_workers(parse_arguments(["--n_workers", "1", "--max_epochs", "1"]))
+    with caplog.at_level("INFO"):
+        announce([plan], options)
+    assert "1 study, 5 trials of at most 1 epoch; roughly 1 min with 1 worker, less" in caplog.text
+    assert "memory_kernel on mackey: the space holds 4 configurations; later trials repeat one" in caplog.text
+
+
+def test_seconds_of_other_machines_and_of_earlier_commands_are_not_counted() -> None:
+    study = optuna.create_study()
+    reconcile(study, 4, lambda slot: {}, lambda trial: None)
+    before = f"{host_identity()}:1:1.00"
+    for owner in (owner_identity(), "elsewhere:1:9e9", before, owner_identity()):
+        end = TrialEnd("complete", None, (0.1,), {}, {"training": 2.0, "evaluation": 1.0})
+        record_end(study, claim(study, owner).number, end)
+    times = spent(SimpleNamespace(study=study, options=SimpleNamespace(n_workers=1)), [], 0.0, 0.0)
+    assert (times.training, times.evaluation) == (4.0, 2.0)

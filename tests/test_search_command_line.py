@@ -5,6 +5,7 @@ import sys
 import time
 from pathlib import Path
 
+import psycopg
 import pytest
 
 from search.command_line import parse_arguments
@@ -71,7 +72,13 @@ def test_parse_arguments_takes_the_test_error_as_the_validation_error() -> None:
         (["--timeout", "0"], "--timeout", "positive number of minutes"),
         (["--target_error", "-1"], "--target_error", "positive"),
         (["--collect"], "--collect", "needs --storage"),
-        (["--storage", "mysql://me:hunter2@there/x"], "--storage", "mysql://me:***@there/x"),
+        (["--storage", "mysql://me:hunter2@there/x"], "--storage", "got mysql://…;"),
+        (["--storage", "postgresql://me:hun@ter2@there/x"], "--storage", "%40"),
+        (["--storage", "postgresql://me:hunter2 there/x"], "--storage", "%XX"),
+        (["--storage", "postgresql://me:hunter2/x"], "--storage", "PGPASSWORD"),
+        (["--storage", "postgresql://there/x", "--artifacts", "s3://bucket"], "--artifacts", "mount"),
+        (["--search_type", "grid", "--pruner", "hyperband"], "--pruner", "a grid trains each"),
+        (["--search_type", "grid", "--warm_start", "earlier"], "--warm_start", "a grid trains each"),
         (["--objectives", "loss"], "--objectives", "rel_error"),
         (["--objectives", "rel_error,test_rel_error"], "--objectives", "twice"),
         (["--study", "a/b"], "--study", "file name"),
@@ -91,15 +98,32 @@ def test_parse_arguments_answers_in_one_line(
     assert message.count("\n") == 1
     assert flag in message
     assert expected in message
+    assert "hun" not in message
 
 
 def test_passwords_never_enter_the_command() -> None:
-    url = "postgresql://me:p:a/s@s@host/studies?sslpassword=hidden&application_name=x"
+    url = "postgresql://me:p%3Aas%40s@host/studies?sslpassword=hidden&application_name=x"
     for arguments in (["--storage", url], [f"--storage={url}"]):
         options = parse_arguments(arguments)
         assert options.storage == url
-        assert "me:***@host/studies?sslpassword=***&application_name=x" in options.command
-        assert "p:a" not in options.command + repr(options) and "hidden" not in options.command + repr(options)
+        assert "me@host/studies?application_name=x" in options.command
+        assert "p%3A" not in options.command + repr(options) and "hidden" not in options.command + repr(options)
+
+
+@pytest.mark.parametrize(
+    "url",
+    [
+        "postgresql://",
+        "postgresql:///studies",
+        "postgresql://dno@db.example.org:5433/studies",
+        "postgresql://dno@one:5432,two:5433/studies?target_session_attrs=read-write",
+        "postgresql://dno@[::1]:5432/studies",
+        "postgresql:///studies?host=/run/postgresql&user=dno",
+    ],
+)
+def test_storage_takes_what_psycopg_takes(url: str) -> None:
+    assert parse_arguments(["--storage", url]).storage == url
+    psycopg.conninfo.conninfo_to_dict(url)
 
 
 def test_help_imports_nothing_heavy_and_answers_at_once() -> None:

@@ -19,6 +19,7 @@ from private_postgresql import PASSWORD, Server, binaries, private_server
 from small_search import SMALL, start
 
 from experiment_tracker import read_run
+from hyperparameter_search import main
 from search import postgresql
 from search.postgresql import AdvisoryLock, beat, living_hosts, open_database, patiently
 from search.slots import TrialEnd, claim, finished_trials, one_transaction, reconcile, record_end, report_all
@@ -173,7 +174,7 @@ def test_two_machines_finish_exactly_n_trials_when_one_is_killed(
     elsewhere = [t for t in finished if t.state == TrialState.COMPLETE and t.number != study.best_trial.number]
     assert winner in board and all(f"{t.user_attrs['run_folder']} on " in board for t in elsewhere)
     model = Path(board.split("dno.load('")[1].split("')")[0])
-    kept = collected / "best" / "method_of_steps_mackey" / "best_model.pt"
+    kept = collected / "best" / "method_of_steps_mackey_random" / "best_model.pt"
     assert model.parents[2] == collected and model.read_bytes() == kept.read_bytes()
     done = run([*common, "--results_dir", collected, "--collect"])
     assert done.returncode == 0, done.stderr
@@ -195,6 +196,53 @@ def test_two_machines_finish_exactly_n_trials_when_one_is_killed(
     with psycopg.connect(url) as connection:
         rows = connection.execute("SELECT value_json FROM trial_user_attributes").fetchall()
     assert rows and not [row for row in rows if PASSWORD in row[0]]
+
+
+def test_collecting_fetches_models_that_an_earlier_collection_left_behind(
+    url: str,
+    data_root: Path,
+    tmp_path: Path,
+    small_spaces: None,
+    capsys: pytest.CaptureFixture[str],
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    shared, there, here = (tmp_path / name for name in ("shared", "there", "here"))
+    common = [*SMALL, "--data_root", data_root, "--storage", url]
+
+    def answer(*more: object) -> tuple[int, str, str]:
+        code = main(list(map(str, [*common, *more])))
+        return code, *capsys.readouterr()
+
+    (tmp_path / "file").touch()
+    code, out, err = answer("--results_dir", there, "--n_trials", 1, "--artifacts", tmp_path / "file")
+    assert (code, out, err.count("\n")) == (2, "", 1) and "--artifacts" in err and not there.exists()
+    assert answer("--results_dir", there, "--n_trials", 1, "--artifacts", shared)[0] == 0
+    (model,) = there.glob("method*/artifacts/best_model.pt")
+
+    code, out, err = answer("--results_dir", here, "--collect", "--artifacts", tmp_path / "typo")
+    assert (code, out, err.count("\n")) == (2, "", 1) and "no such folder" in err and not here.exists()
+    code, out, err = answer("--results_dir", here, "--collect")
+    assert code == 0 and "1 run folders written, 0 were here already" in out and "stay where they are" in caplog.text
+    (tmp_path / "empty").mkdir()
+    code, out, err = answer("--results_dir", here, "--collect", "--artifacts", tmp_path / "empty")
+    assert code == 2 and err.count("\n") == 1 and "are not there" in err
+    code, out, err = answer("--results_dir", here, "--collect", "--artifacts", shared)
+    assert code == 0 and "1 were here without their models, which came" in out
+    collected = here / model.parents[1].name
+    assert (collected / "artifacts" / "best_model.pt").read_bytes() == model.read_bytes()
+    assert read_run(collected).problems == () and read_run(collected).changed_artifacts() == []
+
+    for file in shared.iterdir():
+        file.write_bytes(file.read_bytes()[:-1])
+    code, out, err = answer("--results_dir", tmp_path / "third", "--collect", "--artifacts", shared)
+    assert code == 2 and "are not there whole" in err and not list((tmp_path / "third").glob("*/artifacts/*"))
+
+
+def test_a_database_of_other_tables_is_refused(url: str, tmp_path: Path) -> None:
+    with psycopg.connect(url) as connection:
+        connection.execute("CREATE TABLE studies (id int)")
+    with pytest.raises(ValueError, match="holds tables that are not Optuna's"):
+        open_database(url)
 
 
 def test_what_is_wrong_with_a_storage_is_one_line_without_password(

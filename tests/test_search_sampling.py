@@ -162,6 +162,17 @@ def test_a_discrete_space_is_searched_without_repetition(search_type: str) -> No
     assert seen[12] in seen[:12]
 
 
+def test_a_sampler_that_repeats_itself_is_given_what_is_untried() -> None:
+    space, study = {"width": Choice((8, 16, 32)), "n_layers": Range(1, 2, "int")}, optuna.create_study()
+    for slot in range(6):
+        values = new_configuration(study, study.trials, space, lambda attempt: optuna.samplers.RandomSampler(seed=0))
+        study.enqueue_trial(values, user_attrs={"slot": slot})
+        trial = study.ask()
+        suggest(trial, space)
+        study.tell(trial, 1.0)
+    assert len({tuple(trial.params.values()) for trial in study.trials}) == 6
+
+
 @pytest.mark.parametrize(("kind", "stops"), [("hyperband", True), ("median", True), ("none", False)])
 def test_pruners_stop_the_worst_trials_or_none(kind: str, stops: bool) -> None:
     study, stopped = optuna.create_study(pruner=pruner(90, kind)), 0

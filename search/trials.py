@@ -237,7 +237,7 @@ def train_into(
         return on_epoch(record)
 
     is_paused = False
-    wandb.start_trial(config)
+    wandb.start_trial(config, folder.path.name)
     for record in restored_epochs(checkpoints):
         wandb.log_epoch(record)
     try:

@@ -7,6 +7,7 @@ import math
 import os
 import subprocess
 import sys
+import time
 from pathlib import Path
 
 import psutil
@@ -211,6 +212,25 @@ def test_study_run_goes_on_where_the_server_left_it(
     assert any("search/val" in text for text in server.streamed)
 
 
+def test_run_of_a_trial_goes_on_where_the_server_left_it(
+    logged_out: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    server = Server(summary={"epoch": 5})
+    monkeypatch.setenv("WANDB_BASE_URL", server.url)
+    monkeypatch.setenv("WANDB_API_KEY", "a" * 40)
+    wandb = open_wandb(WandbSettings("online", "p", None, tmp_path))
+    for _ in range(2):  # killed, and going on
+        wandb.start_trial(CONFIG, "a_run_folder")
+        for number in range(1, 8):
+            wandb.log_epoch(epoch(number))
+        time.sleep(1.1)  # W&B names folders by the second
+    wandb.close()
+    server.die()
+    runs = sorted((tmp_path / "wandb").glob("run-*-*"))
+    assert len({folder.name.rsplit("-", 1)[1] for folder in runs}) == 1
+    assert [[row["epoch"] for row in read_offline_run(folder).history] for folder in runs] == [[6, 7]] * len(runs)
+
+
 def test_study_run_that_breaks_off_costs_one_line_and_can_begin_again(
     logged_out: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
@@ -236,7 +256,7 @@ def test_wandb_service_of_a_parent_that_is_gone_costs_one_run(
     logged_out: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     code = (
-        "from pathlib import Path; from runs import CONFIG, RESULTS; from experiment_tracker import *\n"
+        "from pathlib import Path; from experiment_tracker import *; from runs import CONFIG, RESULTS\n"
         f"wandb = open_wandb(WandbSettings('offline', 'p', None, Path({str(tmp_path)!r})))\n"
         "for _ in range(2): wandb.start_trial(CONFIG); wandb.finish_trial(RESULTS)\n"
         "wandb.close()"

@@ -56,9 +56,11 @@ class Handler(BaseHTTPRequestHandler):
             self._answer({"exitcode": None, "limits": {}})
             return
         query = content
+        asked = json.loads(content)["variables"] if "upsertBucket" in query else {}
         data: dict[str, object] = {"viewer": VIEWER, "serverInfo": {"cliVersionInfo": {}}}
         if "upsertBucket" in query:
-            data["upsertBucket"] = {"bucket": BUCKET | {"project": PROJECT, "historyLineCount": 0}, "inserted": True}
+            bucket = BUCKET | {"name": asked.get("name") or "r", "project": PROJECT, "historyLineCount": 0}
+            data["upsertBucket"] = {"bucket": bucket, "inserted": True}
         if "RunResumeStatus" in query and self.server.summary is not None:
             last = {"_step": 0, "_runtime": 1}
             known = {"summaryMetrics": json.dumps(self.server.summary | last), "historyLineCount": 1}

@@ -4,6 +4,7 @@ W&B's own files lie in `results_dir/wandb`; a run that was logged offline is upl
 """
 
 import contextlib
+import hashlib
 import logging
 import math
 import os
@@ -102,6 +103,10 @@ class OpenRun:
             self.abandon()
             self._give_up()
 
+    def last(self, step: str) -> int:
+        """The number of the last row that the server has of a run that goes on; 0 of any other."""
+        return int(self.run.summary.get(step, 0)) if self.run is not None and self.run.resumed else 0
+
     def abandon(self) -> None:
         """Ends the run, if it is open, however that goes: else its thread goes on, and ends with a traceback."""
         run, self.run = self.run, None
@@ -128,30 +133,39 @@ class WandbLogger:
         self.settings = settings
         self._wandb = wandb
         self._trial = self._study = OpenRun(None, self._tear_down)
-        self._group = ""
+        self._group, self._known_epochs = "", 0
         folder = self.settings.results_dir.resolve() / "wandb"
         os.environ.setdefault("WANDB_DATA_DIR", str(folder))  # W&B has no setting for these two
         os.environ.setdefault("WANDB_CACHE_DIR", str(folder / "cache"))
 
-    def start_trial(self, config: RunConfig, n_params: int | None = None) -> None:
-        """Begins the W&B run of a trial; one that is still open is finished first."""
+    def start_trial(self, config: RunConfig, folder: str | None = None) -> None:
+        """Begins the W&B run of a trial; one that is still open is finished first.
+
+        A trial that was killed or paused goes on in the same run, known by the name of its run folder. Offline each
+        attempt has all epochs, so that the last one says everything.
+        """
         flat = {key: value for key, value in asdict(config).items() if not isinstance(value, dict)}
         flat = {key: ",".join(map(str, value)) if isinstance(value, list) else value for key, value in flat.items()}
         flat |= config.hyperparameters
         flat |= {f"version_{name}": version for name, version in config.versions.items()}
         self._trial.finish(exit_code=1)
         self._group = config.study
+        again = {} if folder is None else {"id": hashlib.sha256(folder.encode()).hexdigest()[:16], "resume": "allow"}
         self._trial = self._start(
             group=config.study,
             job_type=config.role,
             name=f"{config.role}-{config.slot:04d}",
             tags=[config.model, config.family, config.search_type],
-            config=flat if n_params is None else {**flat, "n_params": n_params},
+            config=flat,
+            **again,
         )
         self._trial.attempt(lambda run: _define_steps(run, "epoch", AXES))
+        self._known_epochs = self._trial.last("epoch")
 
     def log_epoch(self, record: EpochRecord) -> None:
-        """Logs an epoch under the step `epoch`; what was not computed is left out."""
+        """Logs an epoch under the step `epoch`, unless the server has it; what was not computed is left out."""
+        if record.epoch <= self._known_epochs:
+            return
         values = {key: float(getattr(record, field)) for field, key in EPOCH_KEYS.items()}
         finite = {key: value for key, value in values.items() if math.isfinite(value)}
         self._trial.attempt(lambda run: run.log({"epoch": record.epoch, **finite}))
@@ -178,8 +192,7 @@ class WandbLogger:
             tags=["study", *study.tags], config=dict(study.config), resume="allow", **arguments
         )  # fmt: skip
         self._study.attempt(lambda run: _define_steps(run, STUDY_STEP, study.keys))
-        run = self._study.run
-        return int(run.summary.get(STUDY_STEP, 0)) if run is not None and run.resumed else 0
+        return self._study.last(STUDY_STEP)
 
     def log_row(self, row: Mapping[str, float]) -> None:
         """A row of the study's course: its number as `trial`, and what is drawn over it."""
@@ -274,7 +287,7 @@ class WandbLogger:
 class NullWandb:
     """Takes everything and logs nothing: the mode "disabled"."""
 
-    def start_trial(self, config: RunConfig, n_params: int | None = None) -> None: ...
+    def start_trial(self, config: RunConfig, folder: str | None = None) -> None: ...
 
     def log_epoch(self, record: EpochRecord) -> None: ...
 

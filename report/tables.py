@@ -18,8 +18,8 @@ def configurations(runs: pd.DataFrame, metric: Metric) -> pd.DataFrame:
 
     `ranking`, `value` and every metric are means over its confirmations (fresh seeds) where there are any, else those
     of its trial; `spread` is the standard deviation of `value` (nan for a single one), `n_runs` their count. `run` is
-    the trial to look at: the best of the runs counted, by `ranking`. A rerun repeats a seed, so it counts where nothing
-    else is left only.
+    its own trial where that is there, else the best of the runs counted, by `ranking`. A rerun repeats a seed, so it
+    counts where nothing else is left only.
     """
     complete = runs[runs["status"] == "complete"].reindex(columns=_with_metric(runs, metric))
     rows = [_configuration(group, metric) for _, group in complete.groupby(CONFIGURATION, sort=True)]
@@ -96,17 +96,17 @@ def _with_metric(runs: pd.DataFrame, metric: Metric) -> list[str]:
 
 
 def _configuration(group: pd.DataFrame, metric: Metric) -> dict[str, object]:
-    by_role = [group[group["role"] == role] for role in COUNTED_ROLES]
-    counted = next((rows for rows in by_role if len(rows)), group)
-    ordered = counted.sort_values(
+    confirmations, trials = (group[group["role"] == role] for role in COUNTED_ROLES)
+    counted = next((rows for rows in (confirmations, trials) if len(rows)), group)
+    named = (trials if len(trials) else counted).sort_values(
         metric.ranking, ascending=not metric.higher_is_better, kind="stable", na_position="last"
     )
     values = counted[metric.column].astype(float)
-    row = ordered.iloc[0].to_dict()
-    row |= {name: counted[name].astype(float).mean() for name in metric_columns(counted)}
+    row = named.iloc[0].to_dict()
+    row |= {name: counted[name].astype(float).mean() for name in metric_columns(group)}
     row["ranking"] = counted[metric.ranking].astype(float).mean()
     row["value"] = values.mean()
     row["spread"] = values.std(ddof=1)
     row["n_runs"] = len(counted)
-    row["confirmed"] = bool(len(by_role[0])) and metric.column not in COSTS  # which fresh seeds confirm nothing of
+    row["confirmed"] = bool(len(confirmations)) and metric.column not in COSTS  # which fresh seeds confirm nothing of
     return row

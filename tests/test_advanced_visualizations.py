@@ -119,9 +119,9 @@ def test_summary_is_valid_json_that_rebuilds_the_answer(report, results_dir):
     }  # fmt: skip
     assert content["metric"]["ranking"] == "val_rel_error" and content["problems"] == []
     best = content["families"]["reaction_diffusion"]["best"]
-    runs = [json.loads(path.read_text()) for path in results_dir.glob("*/config.json")]
-    confirmed = sorted(run["seed"] for run in runs if run["role"] == "confirmation" and run["model"] == best["model"])
-    assert best["confirmed"] and best["seed"] in confirmed and best["n_runs"] == 2 and best["spread"] > 0
+    own = json.loads((results_dir / best["run"] / "config.json").read_text())
+    assert own["role"] == "trial" and f"slot {own['slot']}" == best["configuration"] and own["seed"] == best["seed"]
+    assert best["confirmed"] and best["n_runs"] == 2 and best["spread"] > 0
     assert set(content["families"]["reaction_diffusion"]["operators"]) == {"method_of_steps", "memory_kernel"}
     assert {study["study"] for study in content["studies"]} == set(STUDIES)
     assert all(

@@ -58,6 +58,16 @@ def test_confirmed_configuration_goes_before_a_lucky_trial():
     assert best["spread"] == pytest.approx(math.sqrt(2) * 0.01)
 
 
+def test_confirmed_configuration_bears_the_name_of_its_trial_where_that_is_there():
+    again = {"configuration": "slot 0", "val_rel_error": 0.1, "test_rel_error": 0.1, "role": "confirmation"}
+    trial = again | {"role": "trial", "val_rel_error": 0.9, "tau_rel_error": 0.9, "run": "own", "path": "runs/own"}
+    runs = run_rows(again | {"path": "runs/again"}, trial)
+    row = tables.configurations(runs, METRIC).iloc[0]
+    assert row["run"] == "own" and row["path"] == "runs/own" and row["ranking"] == 0.1 and row["confirmed"]
+    assert math.isnan(row["tau_rel_error"]), "no confirmation has it"
+    assert tables.configurations(runs.head(1), METRIC).iloc[0]["path"] == "runs/again"
+
+
 def test_rerun_of_a_trial_is_no_second_training():
     rows = [{"configuration": "a", "role": role, "val_rel_error": 0.1, "test_rel_error": 0.2} for role in ROLES]
     row = tables.configurations(run_rows(*rows), METRIC).iloc[0]

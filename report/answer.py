@@ -68,7 +68,11 @@ def caution(
         f"Not settled: validation chose, but by the value shown {_listed(ahead)} {verb} ahead." if ahead else None
     )
     if not winner["confirmed"] or winner["n_runs"] < 2:
-        once = "One training only: --confirm_top 3 trains the best again with fresh seeds."
+        once = (
+            "Confirmed by one fresh seed: with more (--confirm_seeds 3) the spread would be known."
+            if winner["confirmed"]
+            else "One training only: --confirm_top 3 trains the best again with fresh seeds."
+        )
         return f"{once} {by_value}" if by_value else once
     near = [row for row in rivals if abs(row["value"] - winner["value"]) <= winner["spread"] + _known(row["spread"])]
     if near:
@@ -131,7 +135,8 @@ def _card(winner: Mapping[str, object], analysis: Analysis) -> str:
     facts = [words.format(number(winner[name])) for name, words in FACTS if _has(winner, name, metric.column)]
     doubts = caution(winner, rivals, higher_is_better=metric.higher_is_better), contradiction(winner, metric)
     doubt = " ".join(filter(None, doubts))
-    trainings = f"mean of {winner['n_runs']} trainings" if winner["n_runs"] > 1 else "one training"
+    once = "one training with a fresh seed" if winner["confirmed"] else "one training"
+    trainings = f"mean of {winner['n_runs']} trainings" if winner["n_runs"] > 1 else once
     return (
         f"<article class=card style='--colour:{colour}'><h3>{escape(str(winner['family']))}</h3>"
         f"<div class=operator>{chip(str(winner['model']), analysis)}</div>"

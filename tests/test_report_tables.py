@@ -275,9 +275,11 @@ def test_answer_is_doubted_where_a_rival_is_near_or_ahead(value, spread, doubt):
     assert said is None if doubt is None else doubt in said
 
 
-def test_one_confirmation_is_as_doubtful_as_none():
+def test_one_fresh_seed_confirms_and_leaves_the_spread_unknown():
     winner = {"model": "w", "value": 0.2, "spread": math.nan, "confirmed": True, "n_runs": 1}
-    assert "One training only" in caution(winner, [])
+    said = caution(winner, [])
+    assert "Confirmed by one fresh seed" in said and "--confirm_seeds 3" in said and "One training only" not in said
+    assert "One training only: --confirm_top 3" in caution(winner | {"confirmed": False}, [])
 
 
 def test_costs_are_not_confirmed_and_missing_rankings_win_nothing():

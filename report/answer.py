@@ -8,7 +8,7 @@ from html import escape
 from report import style
 from report.analysis import Analysis
 from report.metrics import Metric, label
-from report.tables import rerun_command
+from report.tables import endings, rerun_command
 
 FAR = 3.0  # times: an error this far above another one is worth a warning
 MOST_REASONS = 5  # of failures, the most frequent ones
@@ -83,7 +83,7 @@ def caution(
 
 def _reasons(analysis: Analysis) -> str:
     """Why there is no answer: what became of the runs, and what the failed ones say."""
-    counts = analysis.runs["status"].value_counts()
+    counts = endings(analysis.runs).value_counts()
     lines = [f"{number} {status}" for status, number in counts.items()]
     failed = analysis.runs.loc[analysis.runs["status"] == "failed", "reason"].value_counts().head(MOST_REASONS)
     lines += [f"{number} × failed: {reason or 'no reason given'}" for reason, number in failed.items()]

@@ -13,7 +13,7 @@ from report.loading import PARAMETER
 from report.metrics import label
 from report.studies import is_numeric
 from report.summary import plain
-from report.tables import rerun_command, varying_parameters
+from report.tables import endings, rerun_command, varying_parameters
 
 MEASURES = (
     "rollout_error",
@@ -58,8 +58,8 @@ def explorer(analysis: Analysis, top: int) -> str:
         f"<label>up <select id=y>{options['y']}</select></label></div>"
         f"<div class='legend quiet'>{legend}</div><div id=plot><svg role=img aria-label='every trial as a point'></svg>"
         "<div id=tip hidden></div></div>"
-        "<p class=quiet>Every complete trial is a point, a pruned one ×. Point at one to see its run folder and the "
-        "command that trains it again.</p></div>"
+        "<p class=quiet>Every complete trial is a point, a paused or pruned one ×. Point at one to see its run folder "
+        "and the command that trains it again.</p></div>"
     )
     return (
         f"<h2 id=explore>Every trial, and the best {top} configurations of each family</h2>{tools}{plot}"
@@ -80,7 +80,7 @@ def _trials(analysis: Analysis) -> dict[str, object]:
             "command": rerun_command(row["path"]),
             "v": {name: plain(row[name]) for name in names},
         }
-        for row in runs.to_dict("records")
+        for row in runs.assign(status=endings(runs)).to_dict("records")
     ]
     models = style.model_order(runs["model"])
     looks = {model: {"colour": style.colour(model, models), "marker": style.marker(model, models)} for model in models}

@@ -21,6 +21,7 @@ NUMBER_COLUMNS = ("slot", "attempt", "seed", "max_epochs", "patience", "threads"
 EPOCH_COLUMNS = tuple(field.name for field in dataclasses.fields(EpochRecord))
 PARAMETER = "param_"
 UNFINISHED = "unfinished"
+PAUSED = "paused at a rung"  # the reason of a pruned run that a search with `--pruner promote` may go on with
 
 
 @dataclass(frozen=True)
@@ -121,7 +122,7 @@ def _row(run: Run) -> dict[str, object]:
         "role": config.role,
         "search_type": config.search_type,
         "status": results.status if results else UNFINISHED,
-        "reason": (results.reason if results else None) or "",
+        "reason": PAUSED if _is_paused(run) else (results.reason if results else None) or "",
         "created": config.created,
         "command": config.command,
         "slot": config.slot,
@@ -135,6 +136,11 @@ def _row(run: Run) -> dict[str, object]:
         **_scalars(metrics),
         **{f"{PARAMETER}{name}": value for name, value in config.hyperparameters.items()},
     }
+
+
+def _is_paused(run: Run) -> bool:
+    is_pruned = run.results is not None and run.results.status == "pruned"
+    return is_pruned and bool(run.epochs) and run.epochs[-1].epoch in run.config.rungs
 
 
 def _scalars(metrics: Mapping[str, object]) -> dict[str, float]:

@@ -12,6 +12,7 @@ from report.answer import answer
 from report.explorer import cell, explorer
 from report.figures import NOTES, TITLES
 from report.metrics import DEFINITIONS
+from report.tables import endings
 
 HEATMAP = "heatmap_"
 PNG_WIDTH = slice(16, 20)  # where a PNG tells its width
@@ -68,7 +69,7 @@ def write_page(
 
 
 def _runs_sentence(analysis: Analysis, source: str) -> str:
-    counts = analysis.runs["status"].value_counts()
+    counts = endings(analysis.runs).value_counts()
     parts = ", ".join(f"{number} {status}" for status, number in counts.items())
     days = sorted({created[:10] for created in analysis.runs["created"] if created})
     when = f" {days[0]}" if len(days) == 1 else f" {days[0]} to {days[-1]}" if days else ""

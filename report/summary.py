@@ -10,7 +10,7 @@ import pandas as pd
 from experiment_tracker import write_atomically
 from report.analysis import Analysis
 from report.loading import PARAMETER, Results, metric_columns, parameter_columns
-from report.tables import STATUSES, rerun_command
+from report.tables import STATUSES, endings, rerun_command
 
 SCHEMA_VERSION = 1
 
@@ -91,7 +91,8 @@ def _study(row: dict[str, object], analysis: Analysis) -> dict[str, object]:
 
 
 def _statuses(runs: pd.DataFrame) -> dict[str, int]:
-    return {status: int((runs["status"] == status).sum()) for status in STATUSES}
+    ended = endings(runs)
+    return {status: int((ended == status).sum()) for status in STATUSES}
 
 
 def _is_there(value: object) -> bool:

@@ -5,11 +5,11 @@ from collections.abc import Iterable
 
 import pandas as pd
 
-from report.loading import metric_columns, parameter_columns
+from report.loading import PAUSED, metric_columns, parameter_columns
 from report.metrics import COSTS, Metric
 
 CONFIGURATION = ["study", "configuration"]
-STATUSES = ("complete", "pruned", "failed", "interrupted", "unfinished")
+STATUSES = ("complete", "paused", "pruned", "failed", "interrupted", "unfinished")
 COUNTED_ROLES = ("confirmation", "trial")  # the first of which there are runs
 
 
@@ -53,12 +53,17 @@ def best_by_family(table: pd.DataFrame, metric: Metric) -> pd.DataFrame:
     return ordered.groupby("family", sort=True).head(1).sort_values("family").reset_index(drop=True)
 
 
+def endings(runs: pd.DataFrame) -> pd.Series:
+    """How each run ended, one of STATUSES: its status, but `paused` where it was pruned at a rung and may go on."""
+    return runs["status"].mask(runs["reason"] == PAUSED, "paused")
+
+
 def counts(runs: pd.DataFrame) -> pd.DataFrame:
-    """Of each (study, model, family): its runs by status; complete confirmations apart, as `confirmed`."""
+    """Of each (study, model, family): its runs by `endings`; complete confirmations apart, as `confirmed`."""
     keys = ["study", "model", "family"]
     is_again = (runs["role"] == "confirmation") & (runs["status"] == "complete")
     every = runs.groupby(keys).size().index
-    trials = runs[~is_again].groupby([*keys, "status"]).size().unstack(fill_value=0)
+    trials = runs[~is_again].assign(status=endings(runs)).groupby([*keys, "status"]).size().unstack(fill_value=0)
     table = trials.reindex(index=every, columns=STATUSES, fill_value=0)
     return table.assign(confirmed=runs[is_again].groupby(keys).size().reindex(every, fill_value=0)).reset_index()
 

@@ -115,7 +115,7 @@ def test_summary_is_valid_json_that_rebuilds_the_answer(report, results_dir):
     content = json.loads((report[0] / "visualization_report.json").read_text(), parse_constant=refuse)
     assert content["schema_version"] == 1
     assert content["runs"] == {
-        "total": 22, "complete": 16, "pruned": 4, "failed": 2, "interrupted": 0, "unfinished": 0,
+        "total": 22, "complete": 16, "paused": 0, "pruned": 4, "failed": 2, "interrupted": 0, "unfinished": 0,
     }  # fmt: skip
     assert content["metric"]["ranking"] == "val_rel_error" and content["problems"] == []
     best = content["families"]["reaction_diffusion"]["best"]

@@ -4,9 +4,11 @@ import json
 from datetime import UTC, datetime
 
 import numpy as np
+import pandas as pd
 import pytest
 
-from report import ReportError
+from report import ReportError, page, tables
+from report.analysis import Analysis
 from report.loading import load, metric_columns, parameter_columns, predictions
 from report.metrics import resolve_metric
 from tests.run_folders import hyperparameters, make_results, make_run, run_config
@@ -123,3 +125,15 @@ def test_metric_is_shown_on_test_and_chosen_on_validation():
     assert shown["n_parameters"].ranking == "n_parameters"
     with pytest.raises(ReportError, match=r"--metric nonsense: expected one of .*tau_rel_error"):
         resolve_metric("nonsense", columns)
+
+
+@pytest.mark.parametrize(("rungs", "ending"), [([4, 10], "paused"), ([4, 13], "pruned"), ([], "pruned")])
+def test_pruned_run_that_ends_at_a_rung_is_counted_as_paused(tmp_path, rungs, ending):
+    generator = np.random.default_rng(0)
+    config = run_config("memory_kernel", "mackey", 0, hyperparameters(generator, spatial=False), rungs=rungs)
+    make_run(tmp_path, config, "pruned", generator)  # after ten epochs
+    runs = load(tmp_path).runs
+    assert runs["status"].tolist() == ["pruned"]
+    assert tables.counts(runs).iloc[0][["paused", "pruned"]].sum() == tables.counts(runs).iloc[0][ending] == 1
+    analysis = Analysis(runs, pd.DataFrame(), resolve_metric("rel_error", runs.columns))
+    assert f": 1 {ending}." in page._runs_sentence(analysis, "here")

@@ -12,7 +12,7 @@ from report import tables
 from report.heatmaps import FEWEST_TRIALS, heatmap_table, pairs
 from report.importance import importance
 from report.loading import PARAMETER, predictions
-from report.metrics import Metric
+from report.metrics import Metric, objective_columns
 from report.studies import rebuild
 from report.style import model_order, words
 from report.trajectories import Trajectories, trajectory_table
@@ -80,6 +80,22 @@ class Analysis:
         """Complete trials of every study."""
         trials = self.runs[(self.runs["status"] == "complete") & (self.runs["role"] == "trial")]
         return {name: int((trials["study"] == name).sum()) for name in self.models}
+
+    @cached_property
+    def objectives(self) -> dict[str, list[str]]:
+        """The metrics that steered every study with several objectives."""
+        asked = self.runs.groupby("study")["objective"].first()
+        found = {name: objective_columns(asked[name]) for name in self.models}
+        return {name: columns for name, columns in found.items() if len(columns) > 1}
+
+    @cached_property
+    def fronts(self) -> dict[str, pd.DataFrame]:
+        """The complete trials of these studies that lie on the Pareto front, best by the first objective first."""
+        trials = self.runs[(self.runs["status"] == "complete") & (self.runs["role"] == "trial")]
+        return {
+            name: tables.pareto_front(trials[trials["study"] == name], columns)
+            for name, columns in self.objectives.items()
+        }
 
     @cached_property
     def heatmaps(self) -> dict[str, dict[tuple[str, str], tuple[pd.DataFrame, pd.DataFrame]]]:

@@ -25,7 +25,7 @@ from optuna.visualization import (
 from experiment_tracker import write_atomically
 from report import style
 from report.hover import with_runs, with_runs_of
-from report.metrics import HIGHER_IS_BETTER, Metric, base_name, label
+from report.metrics import HIGHER_IS_BETTER, Metric, base_name, label, objective_columns
 from report.studies import escaped, quiet
 
 FEWEST_TRIALS = 2
@@ -142,9 +142,8 @@ def _objectives(study: optuna.Study, runs: pd.DataFrame, metric: Metric) -> pd.D
     None with fewer than two objectives or trials.
     """
     mine = runs[(runs["study"].map(escaped) == study.study_name) & (runs["role"] == "trial")]
-    asked = [f"val_{name}" for name in str(mine["objective"].iloc[0] if len(mine) else "").split(",")]
+    asked = objective_columns(mine["objective"].iloc[0] if len(mine) else "")
     names = asked[:MOST_OBJECTIVES] if len(asked) > 1 else [metric.ranking, "n_parameters"]
-    names = [name if name in mine else name.removeprefix("val_") for name in names]
     if len(set(names)) < 2 or any(name not in mine for name in names):
         return None
     values = mine.set_index("run")[names].astype(float)

@@ -61,6 +61,11 @@ def base_name(name: str) -> str:
     return name.removeprefix("test_").removeprefix("val_")
 
 
+def objective_columns(objectives: str) -> list[str]:
+    """The metrics that a search's `--objectives` steered by: validation values, and costs."""
+    return [name if name in COSTS else f"val_{name}" for name in objectives.split(",")]
+
+
 def is_error(name: str) -> bool:
     """Whether it is a relative error, or a quantile of one."""
     return base_name(name).removesuffix("_median").removesuffix("_p90").endswith("error")

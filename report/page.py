@@ -11,6 +11,7 @@ from report.analysis import Analysis
 from report.answer import answer
 from report.explorer import cell, explorer
 from report.figures import NOTES, TITLES
+from report.front import front
 from report.metrics import DEFINITIONS
 from report.tables import endings
 
@@ -47,12 +48,14 @@ def write_page(
     `interactive` holds for every study (or "all studies") the file of every kind.
     """
     figures, explore, links = _figures(pictures), explorer(analysis, top), _links(interactive)
+    fronts = front(analysis, interactive)
     body = [
         "<header><h1>Delay neural operators: which one, and why</h1>",
         f"<p class=quiet>{escape(_runs_sentence(analysis, source))}</p>",
-        _navigation(pictures, "id=explore>" in explore, bool(links)),
+        _navigation(pictures, bool(fronts), "id=explore>" in explore, bool(links)),
         "</header><main>",
         answer(analysis),
+        fronts,
         _problems(problems),
         *figures,
         explore,
@@ -83,8 +86,8 @@ def _count(number: int, one: str, many: str | None = None) -> str:
     return f"{number} {one if number == 1 else many or one + 's'}"
 
 
-def _navigation(pictures: Sequence[Picture], has_explorer: bool, has_links: bool) -> str:
-    entries = [("answer", "Answer")]
+def _navigation(pictures: Sequence[Picture], has_fronts: bool, has_explorer: bool, has_links: bool) -> str:
+    entries = [("answer", "Answer")] + ([("front", "Pareto front")] if has_fronts else [])
     entries += [(picture.stem, _title(picture)) for picture in pictures if not picture.stem.startswith(HEATMAP)]
     entries += [("maps", "Landscapes")] if any(picture.stem.startswith(HEATMAP) for picture in pictures) else []
     entries += [("explore", "Explore")] if has_explorer else []
@@ -144,7 +147,7 @@ def _title(picture: Picture) -> str:
 
 
 def _studies(analysis: Analysis) -> str:
-    columns = list(analysis.counts.columns)
+    columns = [name for name, values in analysis.counts.items() if name == "complete" or values.any()]
     heads = "".join(f"<th scope=col>{escape(name)}</th>" for name in ["study", "operator", *columns[2:]])
     rows = "".join(
         "<tr>" + "".join(cell(row[name]) for name in columns) + "</tr>" for row in analysis.counts.to_dict("records")

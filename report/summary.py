@@ -86,8 +86,10 @@ def plain(value: object) -> object:
 
 
 def _study(row: dict[str, object], analysis: Analysis) -> dict[str, object]:
-    table = analysis.importances[row["study"]]
-    return {**row, "importance": table.to_dict("records")}
+    name = row["study"]
+    objectives, front = analysis.objectives.get(name, []), analysis.fronts.get(name)
+    steered = {"objectives": objectives, "front": [] if front is None else list(front["run"])}
+    return {**row, **steered, "importance": analysis.importances[name].to_dict("records")}
 
 
 def _statuses(runs: pd.DataFrame) -> dict[str, int]:

@@ -1,12 +1,13 @@
 """Tables about configurations: repeated runs joined, the best of each operator and family, the slugs of names."""
 
 import re
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 
+import numpy as np
 import pandas as pd
 
 from report.loading import PAUSED, metric_columns, parameter_columns
-from report.metrics import COSTS, Metric
+from report.metrics import COSTS, HIGHER_IS_BETTER, Metric, base_name
 
 CONFIGURATION = ["study", "configuration"]
 STATUSES = ("complete", "paused", "pruned", "failed", "interrupted", "unfinished")
@@ -66,6 +67,20 @@ def counts(runs: pd.DataFrame) -> pd.DataFrame:
     trials = runs[~is_again].assign(status=endings(runs)).groupby([*keys, "status"]).size().unstack(fill_value=0)
     table = trials.reindex(index=every, columns=STATUSES, fill_value=0)
     return table.assign(confirmed=runs[is_again].groupby(keys).size().reindex(every, fill_value=0)).reset_index()
+
+
+def pareto_front(trials: pd.DataFrame, objectives: Sequence[str]) -> pd.DataFrame:
+    """The rows that no other one beats: as good in every objective, better in one. Best by the first one first.
+
+    Rows that lack one of the objectives are left out.
+    """
+    there = trials.reindex(columns=list(dict.fromkeys([*trials.columns, *objectives])))
+    there = there[np.isfinite(there[list(objectives)].astype(float)).all(axis=1)]
+    signs = [-1.0 if base_name(name) in HIGHER_IS_BETTER else 1.0 for name in objectives]
+    points = there[list(objectives)].to_numpy(dtype=float) * signs
+    is_beaten = [((points <= point).all(axis=1) & (points < point).any(axis=1)).any() for point in points]
+    front = there[~np.array(is_beaten, dtype=bool)]
+    return front.sort_values(objectives[0], ascending=signs[0] > 0, kind="stable")
 
 
 def varying_parameters(runs: pd.DataFrame) -> list[str]:

@@ -12,7 +12,7 @@ from matplotlib.ticker import MaxNLocator
 
 from report import style
 from report.style import Layout
-from report.tables import best_by_operator
+from report.tables import best_by_operator, endings
 
 GRID = 120  # points of a band
 ERROR, LOSS, RATE = "lowest validation error", "training loss", "learning rate"
@@ -130,9 +130,11 @@ def _signs(runs: pd.DataFrame, best: set[str]) -> list[Line2D | Patch]:
 
 def reading(runs: pd.DataFrame, table: pd.DataFrame) -> str:
     """The figure in one sentence, from the runs and the table of `configurations`."""
-    complete, pruned = (runs["status"] == "complete").sum(), (runs["status"] == "pruned").sum()
+    ends = endings(runs)
+    complete, pruned, paused = (int((ends == end).sum()) for end in ("complete", "pruned", "paused"))
     early = len(stopped_early(runs))
-    sentence = f"{complete} complete {'run' if complete == 1 else 'runs'}, {early} stopped early; {pruned} pruned."
+    sentence = f"{complete} complete {'run' if complete == 1 else 'runs'}, {early} stopped early; {pruned} pruned"
+    sentence += f", {paused} paused at a rung." if paused else "."
     best = best_by_operator(table)
     if len(best) and "best_epoch" in best and best["best_epoch"].notna().any():
         sentence += f" The best trials had their best epoch at {best['best_epoch'].median():.0f} (median)."

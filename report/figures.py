@@ -33,8 +33,8 @@ NOTES = {  # how to read a figure, what it cannot say
     "truth and prediction share the scale of their truth, x. At the right, or below, the error of each delay interval "
     "over all trajectories of a split.",
     "convergence_analysis": "Errors are the lowest so far of each trial, held after its end, and means over the at "
-    "most 64 validation trajectories that steer a training: tables count all of them. Pruned trials are not in the "
-    "bands. The learning rate is that of the best trials.",
+    "most 64 validation trajectories that steer a training: tables count all of them. Pruned and paused trials are not "
+    "in the bands. The learning rate is that of the best trials.",
     "heatmap": "Colours are medians of the trials in a cell, numbers their count; hatched grey cells are empty, the "
     "frame marks the best. The pairs are those of the four most important hyperparameters of each study.",
 }

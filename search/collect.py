@@ -108,8 +108,8 @@ def collect(options: Options) -> int:
         logger.warning("%d models and files of predictions stay where they are; --artifacts says where", left_out)
     if missing:
         raise ValueError(
-            f"--artifacts {options.artifacts}: {missing} models and files of predictions are not there whole; name the "
-            "folder that the searches wrote to and collect again"
+            f"--artifacts {options.artifacts}: {missing} models and files of predictions are missing there or "
+            "damaged; name the folder that the searches wrote to, and collect again"
         )
     return 0
 

@@ -91,9 +91,15 @@ def without_password(text: str) -> str:
 
 
 class OneLineParser(argparse.ArgumentParser):
-    """Answers a usage error in one line, without the usage text."""
+    """Answers a usage error in one line, without the usage text and without what follows :// in `given`."""
+
+    given: Sequence[str] = ()
 
     def error(self, message: str) -> NoReturn:
+        for word in self.given:
+            if "://" in word:
+                for secret in (word, word.partition("=")[2] or word):
+                    message = message.replace(secret, f"{secret.partition('://')[0]}://…")
         self.exit(2, f"error: {message} (see --help)\n")
 
 
@@ -131,18 +137,19 @@ def _positive(unit: str) -> Callable[[str], float]:
 
 
 def _storage_url(text: str) -> str:
-    if not STORAGE_URL.fullmatch(text):  # not shown: where it ends, a password may begin
+    # What is malformed is not shown: who knows where its password begins.
+    if not STORAGE_URL.fullmatch(text) or re.search(r"%(?![\da-fA-F]{2})", text):
         scheme, mark, _ = text.partition("://")
         got = f", got {scheme}://…" if mark and re.fullmatch(r"[\w+]{1,20}", scheme) else ""
         raise argparse.ArgumentTypeError(
             f"expected postgresql://USER@HOST:PORT/DATABASE{got}; leave the password to PGPASSWORD or ~/.pgpass, or "
-            "write its special characters as %XX (@ is %40)"
+            "write its special characters as %XX (@ is %40, % is %25)"
         )
     return text.replace("postgres://", "postgresql://", 1)
 
 
 def _folder(text: str) -> Path:
-    if "://" in text:
+    if not text or re.match(r"\w{2,}:/", text):
         raise argparse.ArgumentTypeError(f"expected a folder that all machines see, got {text!r}; mount it as one")
     return Path(text)
 
@@ -338,7 +345,8 @@ def parse_arguments(arguments: Sequence[str]) -> Options:
     _add_study_flags(parser)
     _add_training_flags(parser)
     _add_other_flags(parser)
-    values = vars(parser.parse_args(underscored(arguments)))
+    parser.given = underscored(arguments)
+    values = vars(parser.parse_args(parser.given))
     try:
         objectives, notes = parse_objectives(values.pop("objectives"))
     except ValueError as error:

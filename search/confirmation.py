@@ -2,14 +2,14 @@
 
 import logging
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import replace
 
 import optuna
 from optuna.trial import TrialState
 
 from search.interruption import Interruption
-from search.leaderboard import leaderboard_rows
+from search.leaderboard import Repetition, leaderboard_rows
 from search.plan import StudyPlan
 from search.slots import finished_trials
 from search.trials import Bench, open_bench
@@ -35,29 +35,38 @@ def confirmation_plan(plan: StudyPlan, slot: int, parameters: dict[str, object],
     )
 
 
-def confirm(
-    bench: Bench,
-    interruption: Interruption,
-    run_slots: Callable[[Bench, Interruption], float],
-    studies: list[optuna.Study],
-) -> tuple[dict[int, list[tuple[float, float]]], float]:
-    """Trains the best `--confirm_top` again; returns (validation, test) errors by slot, and idle seconds of workers.
-
-    Appends to `studies`.
-    """
+def confirm(bench: Bench, interruption: Interruption, run_slots: Callable[[Bench, Interruption], float]) -> float:
+    """Trains the best `--confirm_top` again; returns the idle seconds of workers."""
     options, plan = bench.options, bench.plan
     parameters = {t.user_attrs["slot"]: dict(t.params) for t in finished_trials(bench.study)}
-    confirmed, idle = {}, 0.0
+    idle = 0.0
     for row in leaderboard_rows(bench.study, plan)[: options.confirm_top]:
         again = confirmation_plan(plan, row.slot, parameters[row.slot], options.confirm_seeds)
-        again_bench = open_bench(again, options, bench.wandb_settings, bench.data)
-        studies.append(again_bench.study)
-        idle += run_slots(again_bench, interruption)
-        trials = [t for t in finished_trials(again_bench.study, again.n_slots) if t.state == TrialState.COMPLETE]
-        metrics = [trial.user_attrs["metrics"] for trial in trials]
-        pairs = [(m.get("val_rel_error", math.nan), m.get("test_rel_error", math.nan)) for m in metrics]
-        if pairs:
-            confirmed[row.slot] = pairs
+        idle += run_slots(open_bench(again, options, bench.wandb_settings, bench.data), interruption)
         if interruption.is_requested:
             break
-    return confirmed, idle
+    return idle
+
+
+def confirmations(bench: Bench) -> dict[int, optuna.Study]:
+    """By slot, the studies of trainings with fresh seeds: of this search and of earlier ones of the study."""
+    storage = bench.study._storage
+    slots = {confirmation_name(bench.plan, trial.user_attrs["slot"]): trial for trial in finished_trials(bench.study)}
+    names = [name for name in optuna.get_all_study_names(storage) if name in slots]
+    return {
+        slots[name].user_attrs["slot"]: optuna.load_study(study_name=name, storage=storage) for name in sorted(names)
+    }
+
+
+def repetitions(studies: Mapping[int, optuna.Study]) -> dict[int, tuple[Repetition, ...]]:
+    """The complete trainings with fresh seeds by slot."""
+    found = {}
+    for slot, study in studies.items():
+        complete = [trial for trial in finished_trials(study) if trial.state == TrialState.COMPLETE]
+        metrics = [trial.user_attrs["metrics"] for trial in complete]
+        if complete:
+            found[slot] = tuple(
+                Repetition(trial.values[0], m.get("val_rel_error", math.nan), m.get("test_rel_error", math.nan))
+                for trial, m in zip(complete, metrics, strict=True)
+            )
+    return found

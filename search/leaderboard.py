@@ -8,6 +8,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from enum import Enum
 from pathlib import Path
+from typing import NamedTuple
 
 import optuna
 from optuna.study import StudyDirection
@@ -23,9 +24,17 @@ SHOWN = 10
 MODEL = Path(ARTIFACTS, "best_model.pt")  # of a run folder
 
 
+class Repetition(NamedTuple):
+    """A training of a configuration with a fresh seed: its first objective, and its errors."""
+
+    objective: float
+    val_error: float
+    test_error: float
+
+
 @dataclass(frozen=True)
 class Row:
-    """One complete trial. `confirmed` holds (validation, test) errors of the trainings with fresh seeds."""
+    """One complete trial. `confirmed` holds the trainings of its configuration with fresh seeds."""
 
     rank: int
     slot: int
@@ -36,7 +45,7 @@ class Row:
     differing: dict[str, object]
     run_folder: str
     host: str  # of the machine that trained it
-    confirmed: tuple[tuple[float, float], ...] = ()
+    confirmed: tuple[Repetition, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -65,20 +74,20 @@ class Times:
 
 
 def leaderboard_rows(
-    study: optuna.Study, plan: StudyPlan, confirmed: Mapping[int, Sequence[tuple[float, float]]] | None = None
+    study: optuna.Study, plan: StudyPlan, confirmed: Mapping[int, Sequence[Repetition]] | None = None
 ) -> list[Row]:
     """All complete trials, best first; with several objectives the Pareto front first, by the first of them.
 
-    Those trained again with fresh seeds come first, by the mean of that: the best of many single trainings is partly
-    luck.
+    Those trained again with fresh seeds come before all others, by their mean in the first objective: the best of many
+    single trainings is partly luck.
     """
     trials = [t for t in finished_trials(study) if t.state == TrialState.COMPLETE]
     front = {t.number for t in pareto_front(trials, study.directions)}
     signs = [-1.0 if d == StudyDirection.MAXIMIZE else 1.0 for d in study.directions]
 
     def order(trial: FrozenTrial) -> tuple[object, ...]:
-        again = (confirmed or {}).get(trial.user_attrs["slot"]) if plan.objectives == ("rel_error",) else None
-        mean = statistics.fmean(val for val, _ in again) if again else math.inf
+        again = (confirmed or {}).get(trial.user_attrs["slot"])
+        mean = signs[0] * statistics.fmean(repetition.objective for repetition in again) if again else math.inf
         values = [sign * value for sign, value in zip(signs, trial.values, strict=True)]
         return (mean, trial.number not in front, values, trial.number)
 
@@ -139,6 +148,8 @@ def format_leaderboard(study: optuna.Study, plan: StudyPlan, rows: Sequence[Row]
             text.append("      " + confirmed_line(row.confirmed))
     if len(rows) > SHOWN:
         text.append(f"... and {len(rows) - SHOWN} more complete trials")
+    if any(row.confirmed for row in rows):
+        text.append("configurations trained again come first, by the mean over their fresh seeds")
     if len(plan.objectives) > 1:
         text.append(f"* on the Pareto front of {', '.join(plan.objectives)}")
     return "\n".join(text)
@@ -157,9 +168,9 @@ def count_line(study: optuna.Study, plan: StudyPlan) -> str:
     return f"{len(trials)} of {total} slots finished: {', '.join(parts) or 'none'}{why}"
 
 
-def confirmed_line(confirmed: Sequence[tuple[float, float]]) -> str:
+def confirmed_line(confirmed: Sequence[Repetition]) -> str:
     """Mean ± standard deviation over the fresh seeds; of one seed, its errors."""
-    val, test = (_with_spread([pair[i] for pair in confirmed]) for i in (0, 1))
+    val, test = (_with_spread([getattr(c, name) for c in confirmed]) for name in ("val_error", "test_error"))
     seeds = "1 fresh seed" if len(confirmed) == 1 else f"{len(confirmed)} fresh seeds"
     return f"with {seeds}: val {val}, test {test}"
 
@@ -198,7 +209,7 @@ def with_flags(arguments: Sequence[str], **flags: object) -> str:
 
 def next_commands(plan: StudyPlan, rows: Sequence[Row], options: Options, kept: Path | None, progress: Progress) -> str:
     """What to do now: report, going on, repeating the best trial, using the best model, which is `kept` here."""
-    results_dir, lines = options.results_dir, []
+    results_dir, lines, n_slots = options.results_dir, [], max([plan.n_slots, *(row.slot + 1 for row in rows)])
     if rows:
         elsewhere = "" if results_dir == DEFAULT_RESULTS_DIR else f" --results_dir {shlex.quote(str(results_dir))}"
         lines += ["see the report:", f"  python advanced_visualizations.py{elsewhere}"]
@@ -207,9 +218,9 @@ def next_commands(plan: StudyPlan, rows: Sequence[Row], options: Options, kept: 
     elif progress is Progress.ENOUGH:
         lines += ["go on all the same:", "  " + with_flags(options.arguments, target_error=None, stop_when_flat=None)]
     elif plan.search_type != "grid":
-        lines += ["go on with more trials:", "  " + with_flags(options.arguments, n_trials=2 * plan.n_slots)]
-    elif plan.n_slots < grid_size(plan.space):
-        lines += ["go on with more cells:", "  " + with_flags(options.arguments, max_combinations=2 * plan.n_slots)]
+        lines += ["go on with more trials:", "  " + with_flags(options.arguments, n_trials=2 * n_slots)]
+    elif n_slots < grid_size(plan.space):
+        lines += ["go on with more cells:", "  " + with_flags(options.arguments, max_combinations=2 * n_slots)]
     if options.storage is not None and without_password(options.storage) != options.storage:
         lines += ["  (its password is left out here: export PGPASSWORD, or put it into ~/.pgpass)"]
     if rows:

@@ -40,6 +40,8 @@ BEATS = "CREATE TABLE IF NOT EXISTS dno_heartbeats (host text PRIMARY KEY, beat 
 ALIVE = """SELECT host FROM dno_heartbeats
 WHERE now() - greatest(beat, pg_postmaster_start_time()) < make_interval(secs => %s)"""
 
+FOREIGN = ("42703", "42P01", "42804")  # undefined column, undefined table, other type
+
 Result = TypeVar("Result")
 
 
@@ -96,6 +98,7 @@ def open_database(url: str) -> "BatchingStorage":
             # Tables are made once: several machines may begin at the same moment.
             connection.execute("SELECT pg_advisory_lock(%s)", [lock_key("tables")])
             connection.execute(BEATS)
+            connection.execute("SELECT host, beat FROM dno_heartbeats LIMIT 0")
             engine = {"pool_pre_ping": True, "connect_args": {"connect_timeout": CONNECT_SECONDS, "options": KEEPALIVE}}
             scheme, _, rest = url.partition("://")
             return BatchingStorage(f"{scheme}+psycopg://{rest}", engine_kwargs=engine)
@@ -122,7 +125,7 @@ def _reason(error: Exception) -> str:
         return f"{NO_ANSWER} ({textwrap.shorten(text.removeprefix('connection failed: '), 200, placeholder=' …')})"
     if "permission denied" in text:
         return "this user may not make tables there; GRANT CREATE ON SCHEMA public"
-    if isinstance(error, sqlalchemy.exc.ProgrammingError):
+    if getattr(getattr(error, "orig", error), "sqlstate", None) in FOREIGN:
         return "holds tables that are not Optuna's; name an empty database, as `createdb` makes it"
     return f"not an address of a database ({type(error).__name__}); expected postgresql://USER@HOST:PORT/DATABASE"
 

@@ -62,7 +62,9 @@ def new_configuration(
     others = sorted((t for t in running if t.user_attrs["slot"] not in told), key=lambda t: t.user_attrs["slot"])
     scratch.add_trials([trial for trial in (*results, *others) if set(trial.params) == set(space)])
     lists = discrete_values(space)
-    taken = {tuple(repr(t.params.get(name)) for name in space) for t in study.get_trials(deepcopy=False)}
+    # A trial that has just begun may hold its values as laid down, and not yet as parameters.
+    chosen = [t.system_attrs.get("fixed_params", {}) | t.params for t in study.get_trials(deepcopy=False)]
+    taken = {tuple(repr(values.get(name)) for name in space) for values in chosen}
     for attempt in range(1 if lists is None else MOST_DRAWS):
         scratch.sampler = draw(attempt)
         candidate = suggest(scratch.ask(), space)

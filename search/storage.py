@@ -231,7 +231,10 @@ def stored_fingerprint(results_dir: Path, name: str, url: str | None = None) -> 
     storage = open_storage(results_dir, url)
     for summary in storage.get_all_studies():
         if summary.study_name == name:
-            return summary.user_attrs.get("fingerprint")
+            stored = summary.user_attrs.get("fingerprint")
+            if stored is None and storage.get_n_trials(summary._study_id):
+                raise ValueError(f"study {name!r} was made by another program; --study NEW starts one beside it")
+            return stored
     return None
 
 

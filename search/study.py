@@ -4,7 +4,7 @@ import contextlib
 import logging
 import math
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -17,7 +17,7 @@ from data.batches import FamilyData
 from experiment_tracker import WandbSettings, choose_wandb_mode
 from search.collect import bring_here
 from search.command_line import Options
-from search.confirmation import confirm, confirmation_name
+from search.confirmation import confirm, confirmations, repetitions
 from search.interruption import Interruption
 from search.leaderboard import Progress, Row, Times, format_leaderboard, leaderboard_rows, next_commands
 from search.places import Unwritable, unwritable
@@ -25,7 +25,7 @@ from search.plan import StudyPlan, estimated_hours
 from search.progress import Display
 from search.sampling import discrete_values
 from search.slots import SPENT_BEFORE, StorageLost, finished_trials, host_identity
-from search.storage import search_lock, signs_of_life
+from search.storage import patiently, search_lock, signs_of_life
 from search.study_log import live_study
 from search.trials import Bench, TrialCrash, open_bench
 from search.winner import keep_winner
@@ -93,11 +93,12 @@ def search_study(
         until_the_end.callback(lock.release)
         until_the_end.enter_context(signs_of_life(options.storage))
         settings = WandbSettings(options.wandb_mode, options.wandb_project, options.wandb_entity, options.results_dir)
-        bench = open_bench(plan, options, choose_wandb_mode(settings), data)
+        try:
+            bench = open_bench(plan, options, choose_wandb_mode(settings), data)
+        except ValueError as error:
+            raise StudyStopped(str(error), 2) from error
         settle(bench)
         live = until_the_end.enter_context(live_study(bench))
-        confirmed: dict[int, list[tuple[float, float]]] = {}
-        confirmations: list[optuna.Study] = []
         idle = 0.0
         try:
             idle = run_slots(bench, interruption, live.update)
@@ -105,14 +106,14 @@ def search_study(
                 logger.info("study %s ends early: %s", plan.name, reason)
             interruption.enough = None
             if options.confirm_top and not interruption.is_requested:
-                confirmed, more = confirm(bench, interruption, run_slots, confirmations)
-                idle += more
+                idle += confirm(bench, interruption, run_slots)
         except KeyboardInterrupt:
             logger.warning("stopped at once")
-        rows = leaderboard_rows(bench.study, plan, confirmed)
-        kept = keep_best(bench, rows, confirmations)
+        studies = patiently(options.storage, lambda: confirmations(bench))
+        rows = leaderboard_rows(bench.study, plan, repetitions(studies))
+        kept = keep_best(bench, rows, studies)
         live.finish(rows, with_pictures=not interruption.is_requested)
-        times = spent(bench, confirmations, since, idle)
+        times = spent(bench, list(studies.values()), since, idle)
         return Outcome(_text(bench, rows, times, kept), len(rows))
 
 
@@ -132,17 +133,17 @@ def explained(plan: StudyPlan, options: Options) -> Iterator[None]:
         raise StudyStopped(f"a trial of study {plan.name!r} hit a bug, which stops the study; {crash}", 1) from crash
 
 
-def keep_best(bench: Bench, rows: Sequence[Row], confirmations: Sequence[optuna.Study]) -> Path | None:
+def keep_best(bench: Bench, rows: Sequence[Row], again: Mapping[int, optuna.Study]) -> Path | None:
     """Puts the winner where it stays; what of it another machine has trained is fetched first."""
     plan, options = bench.plan, bench.options
     if not rows:
         return None
-    again = next((s for s in confirmations if s.study_name == confirmation_name(plan, rows[0].slot)), None)
+    winner = rows[0]
     if options.storage is not None:
-        bring_here(bench.study, options, rows[0].slot)
-        if again is not None:
-            bring_here(again, options)
-    kept = keep_winner(plan, rows[0], options, bench.data, again)
+        bring_here(bench.study, options, winner.slot)
+        if winner.slot in again:
+            bring_here(again[winner.slot], options)
+    kept = keep_winner(plan, winner, options, bench.data, again.get(winner.slot))
     if kept is not None:
         logger.info("the best model of %s on %s is kept as %s", plan.model, plan.family, kept)
     return kept
@@ -160,7 +161,7 @@ def run_slots(bench: Bench, interruption: Interruption, on_finished: Callable[[]
     plan, options = bench.plan, bench.options
     finished = settle(bench).finished
     if finished == plan.n_slots:
-        logger.info("study %s: all %d slots are finished", plan.name, plan.n_slots)
+        logger.info("study %s: every slot is finished", plan.name)
         return 0.0
     n_lines = min(options.n_workers, plan.n_slots)
     is_quiet = options.verbosity < 0
@@ -172,11 +173,11 @@ def run_slots(bench: Bench, interruption: Interruption, on_finished: Callable[[]
         display.close()
 
 
-def spent(bench: Bench, confirmations: Sequence[optuna.Study], since: float, idle: float) -> Times:
+def spent(bench: Bench, again: Sequence[optuna.Study], since: float, idle: float) -> Times:
     """Where the time of this command went: what its trials recorded, out of wall time times workers."""
     ended = [
         trial
-        for study in (bench.study, *confirmations)
+        for study in (bench.study, *again)
         for trial in study.get_trials(deepcopy=False)
         if trial.datetime_complete is not None and trial.datetime_complete.timestamp() >= since and _is_ours(trial)
     ]

@@ -145,9 +145,9 @@ def _best(trials: Sequence[FrozenTrial], row: Row, results_dir: Path) -> dict[st
     metrics = _metrics(trial)
     best = {f"best_{name}": metrics[name] for name in (*METRICS, *COSTS) if name in metrics}
     best |= {f"best_{name}": value for name, value in trial.params.items()}
-    for i, name in enumerate(("val", "test")):
-        errors = [pair[i] for pair in row.confirmed]
-        best |= {f"confirmed_{name}_rel_error": statistics.fmean(errors)} if errors else {}
+    if row.confirmed:
+        best["confirmed_val_rel_error"] = statistics.fmean(again.val_error for again in row.confirmed)
+        best["confirmed_test_rel_error"] = statistics.fmean(again.test_error for again in row.confirmed)
     folder = shlex.quote(str(results_dir / row.run_folder))
     return best | {"best_run_folder": row.run_folder, "rerun": f"python hyperparameter_search.py --rerun {folder}"}
 

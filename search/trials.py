@@ -41,7 +41,7 @@ from search.plan import StudyPlan, find_data, resolve_device
 from search.progress import Channel
 from search.promotion import goes_on
 from search.reports import Reports
-from search.sampling import new_configuration, pruner, sampler, suggest
+from search.sampling import discrete_values, new_configuration, pruner, sampler, suggest
 from search.slots import (
     ERROR,
     INTERRUPTED,
@@ -161,8 +161,11 @@ def _sample(bench: Bench, trial_id: int) -> tuple[optuna.Trial, dict[str, object
     if not claimed.system_attrs.get("fixed_params") and not (
         plan.search_type == "bayesian" and plan.sampler == "cmaes"
     ):
-        values = new_configuration(study, latest_results(study), plan.space, draw)
-        study._storage.set_trial_system_attr(trial_id, "fixed_params", values)
+        # Of a discrete space two workers could draw the same at the same moment.
+        guard = guard_lock(bench.options.results_dir, plan.name, bench.options.storage)
+        with contextlib.nullcontext() if discrete_values(plan.space) is None else held(guard):
+            values = new_configuration(study, latest_results(study), plan.space, draw)
+            study._storage.set_trial_system_attr(trial_id, "fixed_params", values)
     trial = optuna.Trial(study, trial_id)
     with one_transaction(study):
         hyperparameters = plan.defaults | suggest(trial, plan.space)

@@ -16,8 +16,10 @@ from hyperparameter_config import Choice, Range, parse_space
 from hyperparameter_search import main
 from search.budget import enough
 from search.command_line import parse_arguments
+from search.leaderboard import Repetition, leaderboard_rows
 from search.plan import with_workers, workers_per_gpu
 from search.slots import TrialEnd, claim, host_identity, owner_identity, reconcile, record_end
+from search.storage import open_storage
 from search.study import announce, spent
 from search.warm_start import warm_starts
 
@@ -139,8 +141,8 @@ def test_confirmed_trials_are_ranked_by_their_repetitions(
         assert search(data_root, tmp_path, "--n_trials", 3, "--confirm_top", 2, "--confirm_seeds", 2) == 0
     told = [line for line in caplog.messages if re.match(r"confirmation of slot \d, seed \d: complete", line)]
     assert len(set(told)) == 4
-    board = capsys.readouterr().out.splitlines()
-    again = [float(line.split("val ")[1].split()[0]) for line in board if "fresh seeds" in line]
+    told_again = [line for line in capsys.readouterr().out.splitlines() if "with 2 fresh seeds" in line]
+    again = [float(line.split("val ")[1].split()[0]) for line in told_again]
     assert len(again) == 2 and again == sorted(again)
     best = tmp_path / "best" / "method_of_steps_mackey_random"
     assert (
@@ -149,9 +151,12 @@ def test_confirmed_trials_are_ranked_by_their_repetitions(
     )
     ensemble = dno.load(best / "ensemble.pt")
     assert len(ensemble.members) == 2 and ensemble.error_factor > 0
-    written = (best / "ensemble.pt").stat().st_mtime_ns
-    assert search(data_root, tmp_path, "--n_trials", 3, "--confirm_top", 2, "--confirm_seeds", 2) == 0
+    written, card = (best / "ensemble.pt").stat().st_mtime_ns, (best / "MODEL_CARD.md").read_text()
+    for top in (2, 1, 0):  # what earlier commands confirmed stays known
+        assert search(data_root, tmp_path, "--n_trials", 3, "--confirm_top", top, "--confirm_seeds", 2) == 0
+        assert [line for line in capsys.readouterr().out.splitlines() if "with 2 fresh seeds" in line] == told_again
     assert (best / "ensemble.pt").stat().st_mtime_ns == written  # what is known is not made again
+    assert (best / "MODEL_CARD.md").read_text() == card
 
 
 def test_fewer_trials_and_other_studies_leave_the_winner_where_it_is(
@@ -189,3 +194,24 @@ def test_seconds_of_other_machines_and_of_earlier_commands_are_not_counted() -> 
         record_end(study, claim(study, owner).number, end)
     times = spent(SimpleNamespace(study=study, options=SimpleNamespace(n_workers=1)), [], 0.0, 0.0)
     assert (times.training, times.evaluation) == (4.0, 2.0)
+
+
+def test_confirmations_rank_by_the_first_of_several_objectives_whichever_way_it_goes() -> None:
+    study = optuna.create_study(directions=["maximize", "minimize"])
+    reconcile(study, 3, lambda slot: {}, lambda trial: None)
+    for values in ((0.9, 1.0), (0.8, 0.5), (0.1, 9.0)):
+        record_end(study, claim(study, "a:1:0.00").number, TrialEnd("complete", None, values, {}, {}))
+    plan = SimpleNamespace(space={}, objectives=("valid_time", "n_parameters"))
+    assert [row.slot for row in leaderboard_rows(study, plan)] == [0, 1, 2]
+    confirmed = {0: [Repetition(0.2, 0.1, 0.1)], 1: [Repetition(0.5, 0.3, 0.3), Repetition(0.7, 0.3, 0.3)]}
+    assert [row.slot for row in leaderboard_rows(study, plan, confirmed)] == [1, 0, 2]
+
+
+def test_a_study_of_another_program_is_refused_in_one_line(
+    data_root: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    study = optuna.create_study(study_name="method_of_steps_mackey_random", storage=open_storage(tmp_path))
+    study.add_trial(optuna.trial.create_trial(value=1.0))
+    assert search(data_root, tmp_path, "--n_trials", 1) == 2
+    err = capsys.readouterr().err
+    assert err.count("\n") == 1 and "was made by another program" in err and "--study NEW" in err

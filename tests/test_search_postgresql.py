@@ -225,7 +225,7 @@ def test_collecting_fetches_models_that_an_earlier_collection_left_behind(
     assert code == 0 and "1 run folders written, 0 were here already" in out and "stay where they are" in caplog.text
     (tmp_path / "empty").mkdir()
     code, out, err = answer("--results_dir", here, "--collect", "--artifacts", tmp_path / "empty")
-    assert code == 2 and err.count("\n") == 1 and "are not there" in err
+    assert code == 2 and err.count("\n") == 1 and "missing there" in err
     code, out, err = answer("--results_dir", here, "--collect", "--artifacts", shared)
     assert code == 0 and "1 were here without their models, which came" in out
     collected = here / model.parents[1].name
@@ -235,12 +235,13 @@ def test_collecting_fetches_models_that_an_earlier_collection_left_behind(
     for file in shared.iterdir():
         file.write_bytes(file.read_bytes()[:-1])
     code, out, err = answer("--results_dir", tmp_path / "third", "--collect", "--artifacts", shared)
-    assert code == 2 and "are not there whole" in err and not list((tmp_path / "third").glob("*/artifacts/*"))
+    assert code == 2 and "missing there or damaged" in err and not list((tmp_path / "third").glob("*/artifacts/*"))
 
 
-def test_a_database_of_other_tables_is_refused(url: str, tmp_path: Path) -> None:
+@pytest.mark.parametrize("table", ["studies", "dno_heartbeats"])
+def test_a_database_of_other_tables_is_refused(url: str, table: str) -> None:
     with psycopg.connect(url) as connection:
-        connection.execute("CREATE TABLE studies (id int)")
+        connection.execute(f"CREATE TABLE {table} (id int)")
     with pytest.raises(ValueError, match="holds tables that are not Optuna's"):
         open_database(url)
 

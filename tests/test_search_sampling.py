@@ -173,6 +173,14 @@ def test_a_sampler_that_repeats_itself_is_given_what_is_untried() -> None:
     assert len({tuple(trial.params.values()) for trial in study.trials}) == 6
 
 
+def test_what_another_worker_is_about_to_train_counts_as_taken() -> None:
+    space, study = {"width": Choice((8, 16))}, optuna.create_study()
+    study.enqueue_trial({"width": 8}, user_attrs={"slot": 0})
+    study.ask()  # running, and has asked for no value yet
+    fixed = lambda attempt: optuna.samplers.RandomSampler(seed=attempt)  # noqa: E731
+    assert new_configuration(study, [], space, fixed) == {"width": 16}
+
+
 @pytest.mark.parametrize(("kind", "stops"), [("hyperband", True), ("median", True), ("none", False)])
 def test_pruners_stop_the_worst_trials_or_none(kind: str, stops: bool) -> None:
     study, stopped = optuna.create_study(pruner=pruner(90, kind)), 0

@@ -51,11 +51,10 @@ def confirm(bench: Bench, interruption: Interruption, run_slots: Callable[[Bench
 def confirmations(bench: Bench) -> dict[int, optuna.Study]:
     """By slot, the studies of trainings with fresh seeds: of this search and of earlier ones of the study."""
     storage = bench.study._storage
-    slots = {confirmation_name(bench.plan, trial.user_attrs["slot"]): trial for trial in finished_trials(bench.study)}
-    names = [name for name in optuna.get_all_study_names(storage) if name in slots]
-    return {
-        slots[name].user_attrs["slot"]: optuna.load_study(study_name=name, storage=storage) for name in sorted(names)
-    }
+    slots = [trial.user_attrs["slot"] for trial in finished_trials(bench.study)]
+    there = set(optuna.get_all_study_names(storage))
+    names = {slot: name for slot in slots if (name := confirmation_name(bench.plan, slot)) in there}
+    return {slot: optuna.load_study(study_name=name, storage=storage) for slot, name in names.items()}
 
 
 def repetitions(studies: Mapping[int, optuna.Study]) -> dict[int, tuple[Repetition, ...]]:

@@ -311,8 +311,8 @@ def solver(seconds: float) -> list[Row]:
 
 
 def search(seconds: float) -> list[Row]:
-    """A real search of sixteen short trials: what it spends beside training, and what a second worker brings."""
-    trials, epochs = 16, max(2, round(0.3 * seconds))  # of eight, the last one of a worker would weigh too much
+    """A real search of eight short trials: what it spends beside training, and what a second worker brings."""
+    trials, epochs = 8, max(2, round(0.3 * seconds))
     rows, spent = [], {}
     with tempfile.TemporaryDirectory() as folder:
         data = ["--data_root", f"{folder}/data"]

@@ -196,10 +196,10 @@ def with_flags(arguments: Sequence[str], **flags: object) -> str:
     """The command line with some flags set to other values, or left out for None, ready to paste."""
     kept, skip = [], False
     for argument in arguments:
-        name = argument.partition("=")[0].replace("-", "_").removeprefix("__")
+        name = argument.partition("=")[0].replace("-", "_")
         if skip:
             skip = False
-        elif name in flags:
+        elif name.startswith("__") and name[2:] in flags:
             skip = "=" not in argument
         else:
             kept.append(argument)

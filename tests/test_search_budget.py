@@ -16,7 +16,7 @@ from hyperparameter_config import Choice, Range, parse_space
 from hyperparameter_search import main
 from search.budget import enough
 from search.command_line import parse_arguments
-from search.leaderboard import Repetition, leaderboard_rows
+from search.leaderboard import Repetition, leaderboard_rows, with_flags
 from search.plan import with_workers, workers_per_gpu
 from search.slots import TrialEnd, claim, host_identity, owner_identity, reconcile, record_end
 from search.storage import open_storage
@@ -205,6 +205,12 @@ def test_confirmations_rank_by_the_first_of_several_objectives_whichever_way_it_
     assert [row.slot for row in leaderboard_rows(study, plan)] == [0, 1, 2]
     confirmed = {0: [Repetition(0.2, 0.1, 0.1)], 1: [Repetition(0.5, 0.3, 0.3), Repetition(0.7, 0.3, 0.3)]}
     assert [row.slot for row in leaderboard_rows(study, plan, confirmed)] == [1, 0, 2]
+
+
+def test_values_that_read_like_flags_stay_in_the_next_command() -> None:
+    given = ["--study", "target_error", "--target-error", "0.1", "--n_trials=4", "--stop_when_flat=3"]
+    command = with_flags(given, target_error=None, stop_when_flat=None, n_trials=8)
+    assert command == "python hyperparameter_search.py --study target_error --n_trials 8"
 
 
 def test_a_study_of_another_program_is_refused_in_one_line(

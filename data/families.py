@@ -69,7 +69,7 @@ MACKEY = Family(
     horizon=240,
     points_per_delay=32,
     traits=frozenset({"positive"}),
-    special_form=forms.Form(forms.mackey, meshes=((40, 1), (56, 1))),
+    special_form=forms.Form(forms.mackey, meshes=((36, 1), (64, 1))),
     scaled=lambda p, tau: np.stack([tau * p["beta"], tau * p["gamma"], p["n"]], axis=-1),
 )
 

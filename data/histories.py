@@ -64,20 +64,22 @@ class Together:
             return
         self._is_positive, frequencies = histories[0].is_positive, histories[0].series.frequency
         self._offset = np.array([each.offset for each in histories])[:, None]
-        phase, profile = (np.stack([getattr(each.series, name) for each in histories]) for name in ("phase", "profile"))
-        weights = np.stack([np.cos(phase), np.sin(phase)])[..., None] * profile  # (2, N, J, C)
-        self._waves = [
-            (frequency, *weights[:, :, frequencies == frequency].sum(axis=2)) for frequency in np.unique(frequencies)
-        ]
+        n_terms, n_channels = histories[0].series.profile.shape
+        phase = np.concatenate([each.series.phase for each in histories]).reshape(-1, n_terms)
+        profile = np.concatenate([each.series.profile for each in histories]).reshape(-1, n_terms, n_channels)
+        self._frequencies, owner = np.unique(frequencies, return_inverse=True)
+        weights = np.stack([np.sin(phase), np.cos(phase)])[..., None] * profile  # (2, N, J, C)
+        of_frequency = [weights[:, :, owner == index].sum(axis=2) for index in range(len(self._frequencies))]
+        self._waves = np.concatenate(of_frequency)  # (2F, N, C): of the cosine and the sine of every frequency
 
     def __call__(self, s: np.ndarray, rows: np.ndarray | slice = slice(None)) -> np.ndarray:
         """Returns the values at times s (H,) of the histories `rows` (R,), as (H, R, C)."""
         if self._waves is None:
             return np.stack([self._histories[row](s) for row in np.arange(len(self._histories))[rows]], axis=1)
-        exponent = 0.0
-        for frequency, of_sine, of_cosine in self._waves:
-            angle = frequency * s[:, None, None]
-            exponent = exponent + np.sin(angle) * of_sine[rows] + np.cos(angle) * of_cosine[rows]
+        angles = np.multiply.outer(s, self._frequencies)
+        waves = self._waves[:, rows]
+        basis = np.stack([np.cos(angles), np.sin(angles)], axis=-1).reshape(len(s), -1)
+        exponent = (basis @ waves.reshape(len(waves), -1)).reshape(len(s), *waves.shape[1:])
         return self._offset[rows] * np.exp(exponent) if self._is_positive else self._offset[rows] + exponent
 
 

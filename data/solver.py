@@ -16,11 +16,11 @@ from data.chebyshev import Mesh
 from data.families import FAMILIES, Family
 from data.forms import Form, Parameters, general
 from data.histories import Together
+from data.pieces import Ending, Piece, regrouped
 from data.stepping import Interval, Stepper, from_history, largest, refine, tails
 
-# The judge of one resolution: values on the grid before and now, (T, W, C), zero beyond what is asked for, and tails
-# -> errors, and which are done, each (W,).
-Judge = Callable[[np.ndarray | None, np.ndarray, np.ndarray], tuple[np.ndarray, np.ndarray]]
+# The judge of a resolution: the same trajectories at the one before, and now -> errors, and which are done, each (W,).
+Judge = Callable[[Piece | None, Piece], tuple[np.ndarray, np.ndarray]]
 
 logger = logging.getLogger(__name__)
 
@@ -33,9 +33,12 @@ MOST_HISTORY_ELEMENTS = 256
 WIDE, NARROW = 640, 160  # channels times trajectories solved at once, and from the second refinement on, where few get
 MOST_AT_ONCE, LEAST_AT_ONCE = 256, 8
 TAIL = 1e-6  # largest tail that a batch leaves alone: a bound at the worst place of the worst element, not an L2 error
-DIFFERENCE = 2e-8  # largest relative L2 difference from the coarser resolution
+DIFFERENCE = 1e-4  # largest relative L2 difference from the coarser resolution: beyond, errors need not add up linearly
+ERROR, SAFETY = 1e-8, 20  # largest relative L2 error of a batch, and the factor that its estimate is made larger by
+ITERATING, ROUNDING = 5, 1e-12  # what an iteration leaves, as a multiple of its tolerance, and what arithmetic does
 ROUGH_TAIL = 1e-3  # largest tail of a solution that only has to be judged
-BATCH_TOLERANCE, ROUGH_TOLERANCE = 1e-10, 1e-4  # of iterations, in batches and in what is only judged
+BATCH_TOLERANCE, ROUGH_TOLERANCE = 1e-9, 1e-4  # of iterations, in batches and in what is only judged
+LEAST_COMPARED = 8  # points of a delay at which two resolutions are compared
 LEVELS = 5  # resolutions that a batch tries after the coarsest, each with twice the elements of the one before
 ROUGH_LEVELS = 2
 
@@ -161,78 +164,11 @@ def _evaluate(family: Family, history: Callable[[np.ndarray], np.ndarray], times
 
 
 @dataclass(frozen=True)
-class Piece:
-    """Solved trajectories that share a mesh: rows (R,), the values of each of their intervals (E · n, W ≥ R, C), and
-    the solution at every `stride`-th of the times t = jτ/M, (KM/stride, W, C), zero beyond what is asked for.
-
-    Beyond R they repeat: the width W is fixed, so that the arithmetic of one never depends on the others.
-    """
-
-    form: Form
-    mesh: Mesh
-    rows: np.ndarray
-    intervals: Sequence[np.ndarray]
-    sampled: np.ndarray
-    stride: int
-
-    def guess(self, mesh: Mesh, k: int) -> np.ndarray:
-        """Returns interval k at the nodes of another mesh, (E, n, W, C)."""
-        shape = self.intervals[k].shape[1:]
-        values = self.mesh.sampling_matrix(mesh.places) @ self.intervals[k].reshape(-1, np.prod(shape))
-        return values.reshape(len(mesh), mesh.n, *shape)
-
-    def ending(self, index: int, n_intervals: int) -> "Ending":
-        """Returns the last of the `n_intervals` of the trajectory rows[index]."""
-        return Ending(self.form, self.mesh, self.intervals[n_intervals - 1][:, index].copy())
-
-
-@dataclass(frozen=True)
-class Ending:
-    """The last interval of a solution, values (E · n, C), as the history of what follows."""
-
-    form: Form
-    mesh: Mesh
-    values: np.ndarray
-
-    def __call__(self, s: np.ndarray) -> np.ndarray:
-        """Returns the solution at scaled times s in [−1, 0] (H,), as (H, C)."""
-        return self.form.decode(self.mesh.sampling_matrix(s + 1) @ self.values)
-
-
-def _regroup(tried: Sequence[tuple[Piece, np.ndarray]], width: int) -> list[Piece]:
-    """Returns the trajectories where `is_left` (R,) of all pieces, in pieces of one width."""
-    if all(is_left.all() and piece.sampled.shape[1] == width for piece, is_left in tried):
-        return [piece for piece, _ in tried]
-    left = [(piece, np.flatnonzero(is_left)) for piece, is_left in tried if is_left.any()]
-    if not left:
-        return []
-    form, mesh, stride = (getattr(left[0][0], name) for name in ("form", "mesh", "stride"))
-    rows = np.concatenate([piece.rows[mine] for piece, mine in left])
-    sampled = _joined([piece.sampled[:, mine] for piece, mine in left], 0, axis=1)
-    intervals = [np.stack(piece.intervals)[:, :, mine] for piece, mine in left] if form.iterates else []
-    values = _joined(intervals, np.nan, axis=2) if form.iterates else None  # only an iteration begins with them
-    found = []
-    for group in np.split(np.arange(len(rows)), range(width, len(rows), width)):
-        fill = np.resize(group, width)
-        guess = () if values is None else values[:, :, fill]
-        found.append(Piece(form, mesh, rows[group], guess, sampled[:, fill], stride))
-    return found
-
-
-def _joined(arrays: Sequence[np.ndarray], beyond: float, axis: int) -> np.ndarray:
-    """Returns arrays side by side, those that are shorter along their first axis continued by the value `beyond`."""
-    longest = max(len(array) for array in arrays)
-    missing = [np.full((longest - len(array), *array.shape[1:]), beyond) for array in arrays]
-    return np.concatenate([np.concatenate(pair) for pair in zip(arrays, missing, strict=True)], axis=axis)
-
-
-@dataclass(frozen=True)
 class BatchSolution:
     """N solved trajectories over up to K delays: values at t = jτ/M, j = 1 … KM, (N, KM, C).
 
-    Values are nan beyond the intervals that a trajectory was asked for. `error` (N,) is each one's relative L2
-    difference from the next coarser resolution, hence an upper estimate. It is inf where a solution leaves the
-    floating-point range or no resolution was fine enough to hold it.
+    Values are nan beyond the intervals that a trajectory was asked for. `error` (N,) estimates each one's relative L2
+    error. It is inf where a solution leaves the floating-point range or no resolution was fine enough to hold it.
     """
 
     values: np.ndarray
@@ -269,10 +205,18 @@ class Problems:
         """The histories, as they are evaluated."""
         return Together(self.histories)
 
+    @property
+    def rates(self) -> np.ndarray:
+        """How fast each solution may change within a delay, up to a factor, (N,)."""
+        if self.family.scaled is None:
+            return self.tau
+        params = dict(zip(self.family.parameter_names, self.params.T, strict=True))
+        return np.abs(self.family.scaled(params, self.tau)).sum(axis=1)
+
     def solve(
         self, form: Form, mesh: Mesh, rows: np.ndarray, width: int, coarse: Piece | None = None, stride: int = 1
-    ) -> tuple[Piece, np.ndarray]:
-        """Returns at most `width` trajectories on a mesh, and their largest relative tails (W,).
+    ) -> Piece:
+        """Returns at most `width` trajectories on a mesh.
 
         `coarse` is the same trajectories on another mesh: what iterations begin with.
         """
@@ -297,7 +241,7 @@ class Problems:
         last_points = points * self.n_intervals[fill]
         shortest = last_points.min()
         sampled[shortest:][np.arange(shortest, len(sampled))[:, None] >= last_points] = 0
-        return Piece(form, mesh, rows, intervals, sampled, stride), tail
+        return Piece(form, mesh, rows, intervals, sampled, stride, tail)
 
     def solve_all(self, form: Form, levels: int, judge: Judge, first_stride: int = 1) -> BatchSolution:
         """Returns all of them, each on the first of the family's meshes where `judge` says that it is done.
@@ -305,30 +249,30 @@ class Problems:
         A first mesh that ends none of them is sampled at every `first_stride`-th point alone.
         """
         n_rows, n_points = len(self.histories), self.points_per_delay * self.n_intervals
-        values = np.zeros((n_points.max(initial=0), n_rows, self.family.channels))
+        values = np.empty((n_rows, n_points.max(initial=0), self.family.channels))
         error, holders = np.full(n_rows, np.inf), [None] * n_rows
         wide, narrow = (min(max(size // self.family.channels, LEAST_AT_ONCE), MOST_AT_ONCE) for size in (WIDE, NARROW))
-        # Those of similar length side by side: a piece goes on as long as its longest.
-        order = np.argsort(self.n_intervals, kind="stable")
+        # Those of similar length and rates side by side: a piece goes on, and iterates, as long as one of them.
+        order = np.lexsort((self.rates, self.n_intervals))
         pending = [(rows, None) for rows in np.split(order, range(wide, n_rows, wide))] if n_rows else []
         n, n_elements = form.meshes[1]
         finer = [Mesh.uniform(n, n_elements * 2**level) for level in range(levels)]
         for mesh in [Mesh.uniform(*form.meshes[0]), *finer]:
             width, tried = narrow if mesh in finer[1:] else wide, []
             for rows, coarse in pending:
-                piece, tail = self.solve(form, mesh, rows, width, coarse, first_stride if coarse is None else 1)
-                now = piece.sampled if coarse is None else piece.sampled[coarse.stride - 1 :: coarse.stride]
-                before = None if coarse is None else coarse.sampled[: len(now)]
-                error[rows], is_done = (found[: len(rows)] for found in judge(before, now, tail))
+                piece = self.solve(form, mesh, rows, width, coarse, first_stride if coarse is None else 1)
+                error[rows], is_done = (found[: len(rows)] for found in judge(coarse, piece))
                 is_done |= mesh is finer[-1]
-                values[: len(piece.sampled), rows[is_done]] = piece.sampled[:, np.flatnonzero(is_done)]
-                for index in np.flatnonzero(is_done):
+                done = np.flatnonzero(is_done)
+                values[rows[done], : len(piece.sampled)] = piece.sampled[:, done].swapaxes(0, 1)
+                for index in done:
                     holders[rows[index]] = piece, index
                 tried.append((piece, ~is_done))
-            pending = [(piece.rows, piece) for piece in _regroup(tried, narrow if mesh in finer else wide)]
-        values[np.arange(len(values))[:, None] >= n_points] = np.nan
+            pending = [(piece.rows, piece) for piece in regrouped(tried, narrow if mesh in finer else wide)]
+        for length in np.unique(n_points):
+            values[n_points == length, length:] = np.nan
         error = np.where(np.isfinite(error), error, np.inf)
-        return BatchSolution(values.swapaxes(0, 1), error, self.n_intervals, holders)
+        return BatchSolution(values, error, self.n_intervals, holders)
 
 
 def solve_batch(
@@ -343,18 +287,26 @@ def solve_batch(
     or that of M points a delay.
 
     `histories` take scaled times s in [−1, 0] (H,) to values (H, C); `tau` is (N,), `params` (N, P). All are solved at
-    the two resolutions of the family's form; those that differ, or whose tails have not decayed, are solved again with
-    twice the elements until they agree. A trajectory's bytes depend on nothing but its own problem.
+    the two resolutions of the family's form. Their difference is the error of the coarser one; that of the finer one is
+    smaller by as much as the tails are, which start both. Those with a larger estimate than ERROR are solved again with
+    twice the elements. A trajectory's bytes depend on nothing but its own problem.
     """
-
-    def judge(coarse: np.ndarray | None, fine: np.ndarray, tail: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-        difference = np.full(len(tail), np.inf) if coarse is None else _relative_difference(coarse, fine)
-        return difference, (difference <= DIFFERENCE) & (tail <= TAIL)
-
     problems = Problems(family, histories, tau, params, n_intervals, points_per_delay)
+    points = problems.points_per_delay
     form = replace(family.special_form or general(family.right_hand_side), tolerance=BATCH_TOLERANCE)
+    least = ITERATING * form.tolerance if form.iterates else ROUNDING
+
+    def judge(coarse: Piece | None, fine: Piece) -> tuple[np.ndarray, np.ndarray]:
+        if coarse is None:
+            return np.full(len(fine.tail), np.inf), np.zeros(len(fine.tail), bool)
+        now = fine.sampled[coarse.stride - 1 :: coarse.stride]
+        difference = _relative_difference(coarse.sampled[: len(now)], now)
+        error = least + difference * np.fmin(1, SAFETY * fine.tail / coarse.tail)  # fmin: without tails, 0/0
+        return error, (error <= ERROR) & (difference <= DIFFERENCE) & (fine.tail <= TAIL)
+
+    stride = max(k for k in range(1, max(points // LEAST_COMPARED, 1) + 1) if points % k == 0)
     with np.errstate(all="ignore"):
-        return problems.solve_all(form, LEVELS, judge, 1 if problems.points_per_delay % 2 else 2)
+        return problems.solve_all(form, LEVELS, judge, stride)
 
 
 def solve_roughly(
@@ -369,8 +321,8 @@ def solve_roughly(
     For judging draws: one resolution, the coarsest, except for those whose tails exceed ROUGH_TAIL there.
     """
 
-    def judge(_: np.ndarray | None, __: np.ndarray, tail: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-        return tail, tail <= ROUGH_TAIL
+    def judge(_: Piece | None, now: Piece) -> tuple[np.ndarray, np.ndarray]:
+        return now.tail, now.tail <= ROUGH_TAIL
 
     problems = Problems(family, histories, tau, params, n_intervals)
     form = replace(family.special_form or general(family.right_hand_side), tolerance=ROUGH_TOLERANCE)

@@ -106,8 +106,7 @@ def test_error_falls_geometrically_with_n_across_breaking_points(name: str, node
     problem = Problems(family, [history], [tau], [[*params.values()]], 8, 8)
     solver = family.special_form if form == "special" else general(family.right_hand_side)
     errors = [
-        relative_error(problem.solve(solver, Mesh.uniform(n, 1), np.array([0]), 8)[0].sampled[:, 0], exact)
-        for n in nodes
+        relative_error(problem.solve(solver, Mesh.uniform(n, 1), np.array([0]), 8).sampled[:, 0], exact) for n in nodes
     ]
     assert errors[1] < errors[0] / 30 and errors[2] < errors[1] / 30, errors
     # A power law with the first ratio would gain at most this much in the second step:
@@ -130,8 +129,8 @@ def test_batch_agrees_with_solve_and_knows_its_error(family: Family) -> None:
         times = tau[index] * np.arange(1, grid.shape[1] + 1) / family.points_per_delay
         exact = solve(family, in_time(histories[index], tau[index]), tau[index], values, times)
         error = relative_error(grid[index], exact)
-        assert error <= 1e-8 and error <= solution.error[index] + 1e-12
-    assert (solution.error <= 2e-8).all()
+        assert error <= 1e-8 and error <= 2 * solution.error[index]
+    assert (solution.error <= 1e-8).all()
 
 
 @pytest.mark.parametrize("name", FAMILY_NAMES)
@@ -140,14 +139,15 @@ def test_worst_of_many_trajectories_is_right(name: str) -> None:
     family, n = FAMILIES[name], 40 if name == "reaction_diffusion" else 200
     histories, tau, params = draws(family, n, is_rough=name != "reaction_diffusion")
     n_intervals = 20 if name == "mackey" else 10
-    grid = solve_batch(family, histories, tau, params, n_intervals).values
+    solution = solve_batch(family, histories, tau, params, n_intervals)
     nodes, elements = family.special_form.meshes[1]
     problems = Problems(family, histories, tau, params, n_intervals)
     mesh = Mesh.uniform(nodes, 8 * elements)
     with np.errstate(all="ignore"):
-        fine, _ = problems.solve(family.special_form, mesh, np.arange(n), width=n)
-    errors = [relative_error(x, y) for x, y in zip(grid, fine.sampled.swapaxes(0, 1), strict=True)]
-    assert max(errors) <= 1e-7
+        fine = problems.solve(family.special_form, mesh, np.arange(n), width=n)
+    truth = fine.sampled.swapaxes(0, 1)
+    errors = np.array([relative_error(x, y) for x, y in zip(solution.values, truth, strict=True)])
+    assert errors.max() <= 1e-8 and (errors <= 2 * solution.error).all()
 
 
 @pytest.mark.parametrize("name", FAMILY_NAMES)
@@ -166,7 +166,7 @@ def test_batch_marks_solutions_that_leave_the_floating_point_range() -> None:
     histories[0] = lambda s: np.zeros((len(s), 1))
     histories[1] = lambda s: np.full((len(s), 1), 5.0)
     error = solve_batch(family, histories, tau, params, 3).error
-    assert error[0] == 0 and error[1] == np.inf
+    assert error[0] <= 1e-8 and error[1] == np.inf
 
 
 @pytest.mark.parametrize("family", [FAMILIES["neutral"], FAMILIES["reaction_diffusion"], IKEDA], ids=lambda f: f.name)

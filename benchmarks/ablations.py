@@ -5,7 +5,7 @@
 
 Every operator trains its default configuration, then the same with a trait's switch turned over, another optimizer,
 another size. Errors are full-horizon relative L2 on `test` and `test_tau`, which chose nothing here: a default is
-changed only where validation agrees. Finished trainings are kept in benchmarks/results/ablations.json, so that the same
+changed only where validation agrees. Finished trainings are kept in benchmarks/measured/ablations.json: the same
 command goes on where it ended.
 """
 
@@ -25,7 +25,7 @@ ROOT = Path(__file__).resolve().parents[1]
 sys.path.insert(0, str(ROOT))
 
 from benchmarks.accuracy_table import OPERATORS  # noqa: E402
-from benchmarks.record import head, write_results  # noqa: E402
+from benchmarks.record import OUTPUT, head, write_results  # noqa: E402
 from search.environment import prepare_process  # noqa: E402
 
 if TYPE_CHECKING:
@@ -63,7 +63,7 @@ def parse_arguments() -> argparse.Namespace:
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--workers", type=int, default=os.cpu_count(), help="trainings at a time (default: all cores)")
     parser.add_argument("--data_root", type=Path, default=ROOT / "data")
-    parser.add_argument("--output", type=Path, default=ROOT / "benchmarks" / "results" / "ablations.json")
+    parser.add_argument("--output", type=Path, default=OUTPUT / "ablations.json")
     return parser.parse_args()
 
 

@@ -28,7 +28,7 @@ ROOT = Path(__file__).resolve().parents[1]
 sys.path.insert(0, str(ROOT))
 
 from benchmarks.accuracy_table import BASELINES, OPERATORS, SEARCH, table, verdicts  # noqa: E402
-from benchmarks.record import head, write_results  # noqa: E402
+from benchmarks.record import OUTPUT, head, write_results  # noqa: E402
 from search.environment import prepare_process  # noqa: E402
 
 if TYPE_CHECKING:
@@ -54,9 +54,9 @@ def parse_arguments(arguments: list[str] | None = None) -> argparse.Namespace:
     parser.add_argument("--models", nargs="+", choices=(*OPERATORS, *BASELINES), help="default: all, and baselines")
     parser.add_argument("--workers", type=int, default=os.cpu_count(), help="trainings at a time (default: all cores)")
     parser.add_argument("--data_root", type=Path, default=ROOT / "data", help="datasets (default: data)")
-    parser.add_argument("--output", type=Path, help="JSON file (default: benchmarks/results/accuracy[_quick].json)")
+    parser.add_argument("--output", type=Path, help="JSON file (default: benchmarks/measured/accuracy[_quick].json)")
     parser.add_argument(
-        "--picture", type=Path, help="learning curves (default: docs/images/accuracy_curves[_quick].png)"
+        "--picture", type=Path, help="learning curves (default: benchmarks/measured/accuracy_curves[_quick].png)"
     )
     parser.add_argument(
         "--checkpoints", type=Path, default=ROOT / "benchmarks" / "checkpoints", help="trained operators"
@@ -66,8 +66,8 @@ def parse_arguments(arguments: list[str] | None = None) -> argparse.Namespace:
     found.seeds = found.seeds or ([0] if found.quick else [0, 1, 2])
     found.models = found.models or [*OPERATORS, *BASELINES]
     suffix = "_quick" if found.quick else ""
-    found.picture = found.picture or ROOT / "docs" / "images" / f"accuracy_curves{suffix}.png"
-    found.output = found.output or ROOT / "benchmarks" / "results" / f"accuracy{suffix}.json"
+    found.picture = found.picture or OUTPUT / f"accuracy_curves{suffix}.png"
+    found.output = found.output or OUTPUT / f"accuracy{suffix}.json"
     return found
 
 

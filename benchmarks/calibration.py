@@ -6,7 +6,7 @@
 Both estimates are scaled on the validation split, so that they cover nine of ten of its trajectories. Then, on splits
 that chose nothing: the share of trajectories that they cover, the rank correlation with the true error, and how many
 of the worst tenth of all trajectories are among the tenth with the largest estimates. Writes
-benchmarks/results/calibration.json and docs/images/calibration.png.
+benchmarks/measured/calibration.json and calibration.png beside it.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ from typing import TYPE_CHECKING
 ROOT = Path(__file__).resolve().parents[1]
 sys.path.insert(0, str(ROOT))
 
-from benchmarks.record import write_results  # noqa: E402
+from benchmarks.record import OUTPUT, write_results  # noqa: E402
 from search.environment import prepare_process  # noqa: E402
 
 if TYPE_CHECKING:
@@ -41,8 +41,8 @@ def parse_arguments() -> argparse.Namespace:
     parser.add_argument("--model", default="method_of_steps")
     parser.add_argument("--checkpoints", type=Path, default=ROOT / "benchmarks" / "checkpoints")
     parser.add_argument("--data_root", type=Path, default=ROOT / "data")
-    parser.add_argument("--output", type=Path, default=ROOT / "benchmarks" / "results" / "calibration.json")
-    parser.add_argument("--picture", type=Path, default=ROOT / "docs" / "images" / "calibration.png")
+    parser.add_argument("--output", type=Path, default=OUTPUT / "calibration.json")
+    parser.add_argument("--picture", type=Path, default=OUTPUT / "calibration.png")
     return parser.parse_args()
 
 

@@ -82,13 +82,13 @@ def figures(family: Family) -> list[Row]:
 
 
 def main() -> None:
-    """Prints the table and writes benchmarks/results/dataset_card.json."""
+    """Prints the table and writes benchmarks/measured/dataset_card.json."""
     rows = [row for family in FAMILIES.values() for row in figures(family)]
     for row in rows:
         told = "" if row.target is None else f"  (at least {row.target:g}: {'holds' if row.holds else 'FAILS'})"
         print(f"{row.name:50s} {row.value:9.2e} {row.unit}{told}")
     write_results(
-        ROOT / "benchmarks/results/dataset_card.json",
+        ROOT / "benchmarks/measured/dataset_card.json",
         device="cpu",
         command="python -m benchmarks.dataset_card",
         rows=[asdict(row) for row in rows],

@@ -5,7 +5,7 @@
 
 Needs torch, numpy and h5py; neuraloperator is compared with where it is installed, and the part `trainings` needs
 the generated datasets. Times are seconds of the clock, the device waited for; what is compared runs
-interleaved, and medians are divided. Written to benchmarks/results/gpu.json.
+interleaved, and medians are divided. Written to benchmarks/measured/gpu.json.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ from typing import TYPE_CHECKING
 ROOT = Path(__file__).resolve().parents[1]
 sys.path.insert(0, str(ROOT))
 
-from benchmarks.record import write_results  # noqa: E402
+from benchmarks.record import OUTPUT, write_results  # noqa: E402
 from benchmarks.speed import (  # noqa: E402
     SEARCHED,
     SHAPES,
@@ -318,7 +318,7 @@ def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__.split("\n\n")[0], allow_abbrev=False)
     parser.add_argument("--only", nargs="+", choices=PARTS, default=[*PARTS], help="parts (default: all)")
     parser.add_argument("--seconds", type=float, default=2, help="time of each comparison (default: 2)")
-    parser.add_argument("--output", type=Path, default=ROOT / "benchmarks" / "results" / "gpu.json")
+    parser.add_argument("--output", type=Path, default=OUTPUT / "gpu.json")
     parser.add_argument("--work", help=argparse.SUPPRESS)
     parser.add_argument("--begin", type=float, default=0.0, help=argparse.SUPPRESS)
     arguments = parser.parse_args()

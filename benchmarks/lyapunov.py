@@ -5,7 +5,7 @@
 The tangent equation y' = β f'(x(t-τ)) y(t-τ) - γ y is solved beside the equation itself, as a second channel, and its
 size is set back to one every few delays (Benettin et al. 1980; Farmer 1982 for delay equations). It says how long a
 prediction can hold: an error of size e grows to the size of the solution in about -log(e)/λ. Writes
-benchmarks/results/lyapunov.json.
+benchmarks/measured/lyapunov.json.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ from typing import TYPE_CHECKING
 ROOT = Path(__file__).resolve().parents[1]
 sys.path.insert(0, str(ROOT))
 
-from benchmarks.record import write_results  # noqa: E402
+from benchmarks.record import OUTPUT, write_results  # noqa: E402
 from search.environment import prepare_process  # noqa: E402
 
 if TYPE_CHECKING:
@@ -95,7 +95,7 @@ def main() -> int:
         after = f"{-math.log(PERTURBATION) / (value * tau):.0f} delays" if value > LEAST else "–"
         print(f"| {tau:g} | {value:.4f} | {min(values):.4f} to {max(values):.4f} | {value * tau:.3f} | {after} |")
     write_results(
-        ROOT / "benchmarks" / "results" / "lyapunov.json",
+        OUTPUT / "lyapunov.json",
         device="cpu",
         command="python benchmarks/lyapunov.py",
         rows=[],

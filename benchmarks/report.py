@@ -3,7 +3,7 @@
     python benchmarks/report.py                 # 300 synthetic runs of twelve studies
 
 The command of the report runs in a process of its own on one core. The table is printed and written to
-benchmarks/results/report.json.
+benchmarks/measured/report.json.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ from pathlib import Path
 ROOT = Path(__file__).resolve().parents[1]
 sys.path[:0] = [str(ROOT)]
 
-from benchmarks.record import write_results  # noqa: E402
+from benchmarks.record import OUTPUT, write_results  # noqa: E402
 
 N_STUDIES, TRIALS = 12, 25
 MOST_SECONDS, MOST_BYTES = 60.0, 8e6
@@ -36,7 +36,7 @@ def parse_arguments(arguments: list[str] | None = None) -> argparse.Namespace:
         "--trials", type=int, default=TRIALS, help=f"of each of {N_STUDIES} studies (default: {TRIALS})"
     )
     parser.add_argument("--formats", default="png", help="of the figures (default: png)")
-    parser.add_argument("--output", type=Path, default=ROOT / "benchmarks" / "results" / "report.json")
+    parser.add_argument("--output", type=Path, default=OUTPUT / "report.json")
     return parser.parse_args(arguments)
 
 

@@ -8,7 +8,7 @@
 All train the same operator on the same data in the same space with the same trainer, and begin with the same
 configuration. At a third, two thirds and all of the budget, the configuration that is best on validation is trained
 again with fresh seeds; its test error is the result. Seconds are CPU seconds of the searching processes, so that other
-work on the machine does not count. Writes benchmarks/results/search.json and docs/images/search.png; the same command
+work on the machine does not count. Writes benchmarks/measured/search.json and search.png; the same command
 again goes on with the repeats that are missing there. Delete the file where the trainer has changed since.
 """
 
@@ -30,7 +30,7 @@ from typing import TYPE_CHECKING
 ROOT = Path(__file__).resolve().parents[1]
 sys.path.insert(0, str(ROOT))
 
-from benchmarks.record import head, write_results  # noqa: E402
+from benchmarks.record import OUTPUT, head, write_results  # noqa: E402
 
 if TYPE_CHECKING:
     from data.batches import FamilyData
@@ -86,7 +86,7 @@ def parse_arguments() -> argparse.Namespace:
     if arguments.quick:
         arguments.repeats, arguments.seconds, arguments.fresh_seeds = 1, 60.0, 1
     kind = "_ranks" if arguments.ranks else "_quick" if arguments.quick else "_warm" if arguments.warm_start else ""
-    arguments.output = arguments.output or ROOT / "benchmarks" / "results" / f"search{kind}.json"
+    arguments.output = arguments.output or OUTPUT / f"search{kind}.json"
     return arguments
 
 
@@ -335,8 +335,7 @@ def main() -> int:
     runs = stored["runs"] if stored.get("settings") == settings else []
     for so_far in measure(arguments, methods, runs):
         keep(arguments, settings, so_far)
-    pictures = Path(tempfile.gettempdir()) if arguments.quick else ROOT / "docs" / "images"
-    draw(runs, pictures / arguments.output.with_suffix(".png").name)
+    draw(runs, arguments.output.with_suffix(".png"))
     table = medians(runs)
     print("\n| method | " + " | ".join(f"{share * arguments.seconds:.0f} s" for share in CHECKPOINTS) + " |")
     print("|---|" + "---|" * len(CHECKPOINTS))

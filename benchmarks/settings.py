@@ -10,7 +10,7 @@ hidden      Mackey–Glass with beta in [.15, .25] that no operator is told. Fou
             are predicted: what is hidden has to be inferred. One more operator is told beta, for comparison.
 control     x'(t) = r x(t) (1 - c ∫ x over [t-τ, t]): the delay is distributed, which no operator here assumes.
 
-Every training takes the same CPU seconds of one thread. Writes benchmarks/results/settings.json.
+Every training takes the same CPU seconds of one thread. Writes benchmarks/measured/settings.json.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ from typing import TYPE_CHECKING
 ROOT = Path(__file__).resolve().parents[1]
 sys.path.insert(0, str(ROOT))
 
-from benchmarks.record import write_results  # noqa: E402
+from benchmarks.record import OUTPUT, write_results  # noqa: E402
 from search.environment import prepare_process  # noqa: E402
 
 if TYPE_CHECKING:
@@ -56,7 +56,7 @@ def parse_arguments() -> argparse.Namespace:
     parser.add_argument("--models", nargs="+", choices=OPERATORS, default=OPERATORS, help="default: all three")
     parser.add_argument("--seconds", type=float, default=120, help="CPU seconds of each training (default: 120)")
     parser.add_argument("--seed", type=int, default=0)
-    parser.add_argument("--output", type=Path, default=ROOT / "benchmarks" / "results" / "settings.json")
+    parser.add_argument("--output", type=Path, default=OUTPUT / "settings.json")
     return parser.parse_args()
 
 

@@ -6,7 +6,7 @@
 What is compared runs interleaved, one thread, and medians over the rounds are divided, so that other work on the
 machine hits both sides alike. Times are CPU seconds on a CPU and seconds of the clock on a GPU. Peers are optional:
 `pip install -r benchmarks/requirements-peers.txt`; what is missing is named and left out. The table is printed and
-written to benchmarks/results/speed.json.
+written to benchmarks/measured/speed.json.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ from typing import TYPE_CHECKING
 ROOT = Path(__file__).resolve().parents[1]
 sys.path.insert(0, str(ROOT))
 
-from benchmarks.record import write_results  # noqa: E402
+from benchmarks.record import OUTPUT, write_results  # noqa: E402
 
 if TYPE_CHECKING:
     import numpy as np
@@ -366,7 +366,7 @@ def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__.split("\n\n")[0], allow_abbrev=False)
     parser.add_argument("--only", nargs="+", choices=PARTS, default=[*PARTS], help="parts (default: all)")
     parser.add_argument("--seconds", type=float, default=10, help="time of each comparison (default: 10)")
-    parser.add_argument("--output", type=Path, default=ROOT / "benchmarks" / "results" / "speed.json")
+    parser.add_argument("--output", type=Path, default=OUTPUT / "speed.json")
     arguments = parser.parse_args()
     from search.environment import prepare_process
 

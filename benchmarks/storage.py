@@ -4,7 +4,7 @@
     python benchmarks/storage.py --journal --workers 8  # the journal file
 
 A worker does what one of a search does between trainings: claim under the guard lock, sample, sign, report, tell. The
-table is printed and written to benchmarks/results/storage.json; needs a PostgreSQL server binary unless --journal.
+table is printed and written to benchmarks/measured/storage.json; needs a PostgreSQL server binary unless --journal.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ from pathlib import Path
 ROOT = Path(__file__).resolve().parents[1]
 sys.path[:0] = [str(ROOT), str(ROOT / "tests")]
 
-from benchmarks.record import write_results  # noqa: E402
+from benchmarks.record import OUTPUT, write_results  # noqa: E402
 
 N_REPORTS, N_PARAMETERS, TARGET = 20, 8, 20.0
 
@@ -29,7 +29,7 @@ def parse_arguments(arguments: list[str] | None = None) -> argparse.Namespace:
     parser.add_argument("--workers", type=int, default=16, help="processes (default: 16)")
     parser.add_argument("--trials", type=int, default=320, help="slots (default: 320)")
     parser.add_argument("--journal", action="store_true", help="a journal file instead of PostgreSQL")
-    parser.add_argument("--output", type=Path, default=ROOT / "benchmarks" / "results" / "storage.json")
+    parser.add_argument("--output", type=Path, default=OUTPUT / "storage.json")
     return parser.parse_args(arguments)
 
 

@@ -16,7 +16,10 @@ class Unwritable(Exception):
     """A folder of results cannot be written to any more; its text is for the user."""
 
 
-def unwritable(flag: str, path: Path, error: OSError) -> Unwritable:
+def unwritable(flag: str, path: Path, error: OSError | Unwritable) -> Unwritable:
+    """The error in words for the user, unless it has some already."""
+    if isinstance(error, Unwritable):
+        return error
     reason = error.strerror or str(error)
     return Unwritable(f"{flag} {shortened(path)}: cannot be written to ({reason}); make room, or name another folder")
 

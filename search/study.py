@@ -124,9 +124,7 @@ def explained(plan: StudyPlan, options: Options) -> Iterator[None]:
         yield
     except StorageLost as lost:
         raise StudyStopped(f"{lost}; the same command goes on where this ended", 1) from lost
-    except Unwritable as problem:
-        raise StudyStopped(f"{problem}; the same command goes on where this ended", 2) from problem
-    except OSError as error:
+    except (OSError, Unwritable) as error:
         problem = unwritable("--results_dir", options.results_dir, error)
         raise StudyStopped(f"{problem}; the same command goes on where this ended", 2) from error
     except TrialCrash as crash:

@@ -240,8 +240,7 @@ def _work(plan: StudyPlan, options: Options, settings: WandbSettings, connection
         channel.send("crash", str(crash))
         sys.exit(1)
     except (OSError, Unwritable) as error:
-        known = isinstance(error, Unwritable)
-        channel.send("trouble", str(error if known else unwritable("--results_dir", options.results_dir, error)))
+        channel.send("trouble", str(unwritable("--results_dir", options.results_dir, error)))
         sys.exit(1)
     except Exception:  # the last door of a process: said to the searching process, which stops the study
         channel.send("crash", traceback.format_exc())

@@ -80,7 +80,9 @@ def fixed_point(sweep: Callable[[np.ndarray], np.ndarray], guess: np.ndarray, to
         new = sweep(x)
         if count % WATCHED_SWEEPS == 0:
             now = new[watched]
-            is_closing = is_open & (_largest(now - x[watched]) <= tolerance * _largest(now))
+            # Of the end, which all that follows starts from; where that is next to nothing, of the whole element.
+            most = np.maximum(tolerance * _largest(now[:1]), PICARD_TOLERANCE * _largest(now))
+            is_closing = is_open & (_largest(now - x[watched]) <= most)
             if is_closing.all():
                 return new
             (closing,) = is_closing.nonzero()

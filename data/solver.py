@@ -35,7 +35,8 @@ MOST_AT_ONCE, LEAST_AT_ONCE = 256, 8
 TAIL = 1e-6  # largest tail that a batch leaves alone: a bound at the worst place of the worst element, not an L2 error
 DIFFERENCE = 1e-4  # largest relative L2 difference from the coarser resolution: beyond, errors need not add up linearly
 ERROR, SAFETY = 1e-8, 20  # largest relative L2 error of a batch, and the factor that its estimate is made larger by
-ITERATING, ROUNDING = 10, 1e-12  # what an iteration leaves, as a multiple of its tolerance, and what arithmetic does
+UNSOLVED = 1e-2  # an estimate beyond which nothing is known
+ITERATING, ROUNDING = 10, 1e-11  # what an iteration leaves, as a multiple of its tolerance, and what arithmetic does
 ROUGH_TAIL = 1e-3  # largest tail of a solution that only has to be judged
 BATCH_TOLERANCE, ROUGH_TOLERANCE = 5e-10, 1e-4  # of iterations, in batches and in what is only judged
 LEAST_COMPARED = 8  # points of a delay at which two resolutions are compared
@@ -168,7 +169,8 @@ class BatchSolution:
     """N solved trajectories over up to K delays: values at t = jτ/M, j = 1 … KM, (N, KM, C).
 
     Values are nan beyond the intervals that a trajectory was asked for. `error` (N,) estimates each one's relative L2
-    error. It is inf where a solution leaves the floating-point range or no resolution was fine enough to hold it.
+    error. It is above ERROR where no resolution was fine enough, and inf where it would exceed UNSOLVED or a solution
+    leaves the floating-point range.
     """
 
     values: np.ndarray
@@ -198,7 +200,8 @@ class Problems:
     def __post_init__(self) -> None:
         self.tau, self.params = np.asarray(self.tau, float), np.asarray(self.params, float)
         self.n_intervals = np.broadcast_to(np.asarray(self.n_intervals, int), len(self.histories))
-        self.points_per_delay = self.points_per_delay or self.family.points_per_delay
+        if self.points_per_delay is None:
+            self.points_per_delay = self.family.points_per_delay
 
     @cached_property
     def together(self) -> Together:
@@ -254,7 +257,7 @@ class Problems:
         wide, narrow = (min(max(size // self.family.channels, LEAST_AT_ONCE), MOST_AT_ONCE) for size in (WIDE, NARROW))
         # Those of similar length and rates side by side: a piece goes on, and iterates, as long as one of them.
         order = np.lexsort((self.rates, self.n_intervals))
-        pending = [(rows, None) for rows in np.split(order, range(wide, n_rows, wide))] if n_rows else []
+        pending = [(rows, None) for rows in np.split(order, range(wide, n_rows, wide))] if n_points.any() else []
         n, n_elements = form.meshes[1]
         finer = [Mesh.uniform(n, n_elements * 2**level) for level in range(levels)]
         for mesh in [Mesh.uniform(*form.meshes[0]), *finer]:
@@ -271,7 +274,7 @@ class Problems:
             pending = [(piece.rows, piece) for piece in regrouped(tried, narrow if mesh in finer else wide)]
         for length in np.unique(n_points):
             values[n_points == length, length:] = np.nan
-        error = np.where(np.isfinite(error), error, np.inf)
+        error = np.where(error <= UNSOLVED, error, np.inf)
         return BatchSolution(values, error, self.n_intervals, holders)
 
 
@@ -287,21 +290,22 @@ def solve_batch(
     or that of M points a delay.
 
     `histories` take scaled times s in [−1, 0] (H,) to values (H, C); `tau` is (N,), `params` (N, P). All are solved at
-    the two resolutions of the family's form. Their difference is the error of the coarser one; that of the finer one is
-    smaller by as much as the tails are, which start both. Those with a larger estimate than ERROR are solved again with
-    twice the elements. A trajectory's bytes depend on nothing but its own problem.
+    the two resolutions of the family's form. Their difference is the error of the coarser one, which began as its tail
+    or as what iteration and rounding leave; that of the finer one begins as its own and grows as much. Those with a
+    larger estimate than ERROR are solved again with twice the elements. A feature that falls between the nodes of both
+    is not seen. Among histories of one law, a trajectory's bytes depend on nothing but its own problem.
     """
     problems = Problems(family, histories, tau, params, n_intervals, points_per_delay)
     points = problems.points_per_delay
     form = replace(family.special_form or general(family.right_hand_side), tolerance=BATCH_TOLERANCE)
-    least = ITERATING * form.tolerance if form.iterates else ROUNDING
+    noise, least = (form.tolerance, ITERATING * form.tolerance) if form.iterates else (ROUNDING, ROUNDING)
 
     def judge(coarse: Piece | None, fine: Piece) -> tuple[np.ndarray, np.ndarray]:
         if coarse is None:
             return np.full(len(fine.tail), np.inf), np.zeros(len(fine.tail), bool)
         now = fine.sampled[coarse.stride - 1 :: coarse.stride]
         difference = _relative_difference(coarse.sampled[: len(now)], now)
-        error = least + difference * np.fmin(1, SAFETY * fine.tail / coarse.tail)  # fmin: without tails, 0/0
+        error = least + difference * np.minimum(1, (SAFETY * fine.tail + noise) / (coarse.tail + noise))
         return error, (error <= ERROR) & (difference <= DIFFERENCE) & (fine.tail <= TAIL)
 
     stride = max(k for k in range(1, max(points // LEAST_COMPARED, 1) + 1) if points % k == 0)
@@ -334,6 +338,8 @@ def _relative_difference(x: np.ndarray, reference: np.ndarray) -> np.ndarray:
     """Returns ‖x − reference‖/‖reference‖ of each trajectory, (W,), from (T, W, C); 0 where both vanish, inf where not
     finite. It adds up in an order that neither the width nor zeros at the end change.
     """
-    norm, difference = (np.sqrt(np.square(v).sum(axis=0).sum(axis=-1)) for v in (reference, x - reference))
+    size = np.abs(reference).max(axis=(0, 2), initial=0)[:, None]
+    size[size == 0] = 1  # and squares that neither vanish nor overflow
+    norm, difference = (np.sqrt(np.square(v / size).sum(axis=0).sum(axis=-1)) for v in (reference, x - reference))
     difference /= np.where(norm > 0, norm, 1)
     return np.where(np.isfinite(difference), difference, np.inf)

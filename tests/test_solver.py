@@ -169,6 +169,33 @@ def test_batch_marks_solutions_that_leave_the_floating_point_range() -> None:
     assert error[0] <= 1e-8 and error[1] == np.inf
 
 
+@pytest.mark.parametrize("scale", [1e-165, 1e165])
+def test_batch_knows_its_error_at_any_scale(scale: float) -> None:
+    """A rough history of a linear equation: the same relative error, though its squares leave the range."""
+    family, arguments = FAMILIES["neutral"], ([1.0], [[-0.2, -0.8, 0.6]], 10)
+    one = solve_batch(family, [lambda s: (1 + np.sin(30 * s))[:, None]], *arguments)
+    scaled = solve_batch(family, [lambda s: scale * (1 + np.sin(30 * s))[:, None]], *arguments)
+    assert scaled.error == pytest.approx(one.error, rel=0.5)
+    assert np.abs(scaled.values / scale - one.values).max() <= 1e-12
+
+
+def test_estimate_grows_with_what_amplifies_rounding() -> None:
+    """Mackey-Glass over 60 delays: chaos makes more of rounding than tails can tell."""
+    histories, _, params = draws(FAMILIES["mackey"], 40)
+    solution = solve_batch(FAMILIES["mackey"], histories, np.linspace(20, 24, 40), params, 60)
+    problems = Problems(FAMILIES["mackey"], histories, np.linspace(20, 24, 40), params, 60)
+    with np.errstate(all="ignore"):
+        truth = problems.solve(FAMILIES["mackey"].special_form, Mesh.uniform(72, 4), np.arange(40), width=40).sampled
+    errors = [relative_error(x, y) for x, y in zip(solution.values, truth.swapaxes(0, 1), strict=True)]
+    assert (np.array(errors) <= 2 * solution.error).all()
+
+
+def test_batch_of_nothing() -> None:
+    histories, tau, params = draws(FAMILIES["mackey"], 2)
+    assert solve_batch(FAMILIES["mackey"], histories, tau, params, 0).values.shape == (2, 0, 1)
+    assert solve_batch(FAMILIES["mackey"], [], [], np.empty((0, 3)), 4).values.shape == (0, 0, 1)
+
+
 @pytest.mark.parametrize("family", [FAMILIES["neutral"], FAMILIES["reaction_diffusion"], IKEDA], ids=lambda f: f.name)
 def test_rough_solution_goes_on_from_the_end_of_another(family: Family) -> None:
     """As `accept` sees it: the second half, solved to three digits from the last interval of the first."""

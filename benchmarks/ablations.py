@@ -59,7 +59,7 @@ def parse_arguments() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__.split("\n\n")[0], allow_abbrev=False)
     parser.add_argument("--families", nargs="+", default=["delayed_logistic", "neutral"])
     parser.add_argument("--models", nargs="+", choices=OPERATORS, default=OPERATORS, help="default: all three")
-    parser.add_argument("--seconds", type=float, default=60, help="CPU seconds of a training (default: 60)")
+    parser.add_argument("--seconds", type=float, default=60.0, help="CPU seconds of a training (default: 60)")
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--workers", type=int, default=os.cpu_count(), help="trainings at a time (default: all cores)")
     parser.add_argument("--data_root", type=Path, default=ROOT / "data")

@@ -54,6 +54,7 @@ def solve(
     """Returns the solution at any `times` ≥ 0 as (len(times), C), to about twelve digits where the problem allows.
 
     `history(t)` takes times in [−τ, 0] (H,) to values (H,) or (H, C); where it has kinks, elements shrink around them.
+    Digits count from the largest value so far, of any channel; a pole that is stepped over is not noticed.
     Ranges of parameters and rejections belong to generation: here any τ > 0 and finite parameters will do. Raises
     ValueError for wrong arguments and for solutions that leave the floating-point range.
     """

@@ -6,18 +6,16 @@ How much the delay matters, how far the best constant is off, and how many draws
 import time
 from dataclasses import asdict, dataclass, replace
 from functools import partial
-from pathlib import Path
 
 import numpy as np
 
-from benchmarks.record import write_results
+from benchmarks.record import OUTPUT, write_results
 from data import FAMILIES
 from data.families import Family
 from data.schema import step_counts
 from data.solver import solve_batch
 from data.trajectories import draw_split, make_split, solve_draws
 
-ROOT = Path(__file__).resolve().parents[1]
 COUNT = 200
 STRETCH = (6, 5)  # tau grows to 6/5 of itself: stored times then lie on a grid of the stretched solution
 LEAST_DELAY_EFFECT, LEAST_CONSTANT_ERROR = 0.05, 0.1
@@ -88,7 +86,7 @@ def main() -> None:
         told = "" if row.target is None else f"  (at least {row.target:g}: {'holds' if row.holds else 'FAILS'})"
         print(f"{row.name:50s} {row.value:9.2e} {row.unit}{told}")
     write_results(
-        ROOT / "benchmarks/measured/dataset_card.json",
+        OUTPUT / "dataset_card.json",
         device="cpu",
         command="python -m benchmarks.dataset_card",
         rows=[asdict(row) for row in rows],

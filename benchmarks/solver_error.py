@@ -55,8 +55,8 @@ def measure(name: str, draws_of: str) -> Record:
         solver.BATCH_TOLERANCE = usual
     assert np.isfinite(exact.error).all(), "a truth that could not be solved"
     truth = np.nan_to_num(exact.values)
-    difference = np.nan_to_num(solution.values) - truth
-    error = np.sqrt(np.square(difference).sum(axis=(1, 2)) / np.square(truth).sum(axis=(1, 2)))
+    values = np.nan_to_num(solution.values)
+    error = solver._relative_difference(values.swapaxes(0, 1), truth.swapaxes(0, 1))
     return {
         "trajectories": len(draws),
         "error_median": float(np.median(error)),

@@ -165,8 +165,8 @@ def test_batch_marks_solutions_that_leave_the_floating_point_range() -> None:
     histories, tau, params = draws(family, 4)
     histories[0] = lambda s: np.zeros((len(s), 1))
     histories[1] = lambda s: np.full((len(s), 1), 5.0)
-    error = solve_batch(family, histories, tau, params, 3).error
-    assert error[0] <= 1e-8 and error[1] == np.inf
+    solution = solve_batch(family, histories, tau, params, 3)
+    assert solution.error[0] <= 1e-8 and not solution.values[0].any() and solution.error[1] == np.inf
 
 
 @pytest.mark.parametrize("scale", [1e-165, 1e165])

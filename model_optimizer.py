@@ -14,12 +14,13 @@ from itertools import groupby
 
 import torch
 from torch import Tensor, nn
-from torch.optim import AdamW
+from torch.optim.adamw import adamw  # not AdamW: the first of a process imports torch's compiler, 1.4 s
 
 OPTIMIZERS = ("muon", "adamw")
 SMALLEST_SIDE = 8  # thinner matrices read a handful of inputs: nothing to orthogonalise
 MUON_RATE = 5.0  # of AdamW's: a Muon step has spectral norm `lr`, an AdamW step entries of size `lr`
 MOMENTUM = 0.95
+ADAMW = {"beta1": 0.9, "beta2": 0.999, "eps": 1e-8, "amsgrad": False, "maximize": False}
 SWEEPS, COEFFICIENTS = 5, (3.4445, -4.7750, 2.0315)  # s -> a s + b s³ + c s⁵ brings singular values near 1
 
 
@@ -40,15 +41,16 @@ class JointOptimizer:
         values, gradients = _flattened(decaying + constant + matrices)
         sizes = [sum(p.numel() for p in part) for part in (decaying, constant, matrices)]
         self._gradients, self.rate = gradients, values.new_zeros(())
-        groups = []
-        for value, gradient, decay in zip(
-            values.split(sizes), gradients.split(sizes), (weight_decay, 0.0), strict=False
-        ):
-            flat = nn.Parameter(value)
-            flat.grad = gradient
-            groups.append({"params": [flat], "weight_decay": decay})
-        is_cuda = values.device.type == "cuda"
-        self._adamw = AdamW(groups, lr=self.rate, fused=is_cuda or values.device.type == "cpu", capturable=is_cuda)
+        self._decays = (weight_decay, 0.0)
+        self._groups = list(zip(values.split(sizes)[:2], gradients.split(sizes)[:2], strict=True))
+        self._moments = [
+            {
+                "step": value.new_zeros((), dtype=torch.float32),
+                "exp_avg": torch.zeros_like(value),
+                "exp_avg_sq": torch.zeros_like(value),
+            }
+            for value, _ in self._groups
+        ]
         self._muon = None
         if matrices:
             shapes = [(shape, len(list(same))) for shape, same in groupby(tuple(p.shape) for p in matrices)]
@@ -64,8 +66,12 @@ class JointOptimizer:
         self._gradients.mul_((limit / (norm + 1e-6)).clamp(max=1.0))
         return norm
 
+    @torch.no_grad()
     def step(self) -> None:
-        self._adamw.step()
+        for (value, gradient), moments, decay in zip(self._groups, self._moments, self._decays, strict=True):
+            state = [moments["exp_avg"]], [moments["exp_avg_sq"]], [], [moments["step"]]
+            of_cuda = {"capturable": value.device.type == "cuda"}
+            adamw([value], [gradient], *state, fused=True, lr=self.rate, weight_decay=decay, **of_cuda, **ADAMW)
         if self._muon is not None:
             self._muon.step(MUON_RATE * self.rate)
 
@@ -74,21 +80,21 @@ class JointOptimizer:
 
     def forget(self) -> None:
         """Begins anew, without moments and momentum; in place, as a graph may have recorded where they lie."""
-        for state in self._adamw.state.values():
-            for value in state.values():
+        for moments in self._moments:
+            for value in moments.values():
                 value.zero_()
         if self._muon is not None:
             self._muon.momentum.zero_()
 
     def state_dict(self) -> dict[str, object]:
         """Moments and momentum. The values belong to the operator, the rate to the schedule."""
-        return {"adamw": self._adamw.state_dict()["state"], "muon": self._muon and self._muon.momentum}
+        return {"adamw": dict(enumerate(self._moments)), "muon": self._muon and self._muon.momentum}
 
     def load_state_dict(self, state: dict[str, object]) -> None:
         """Goes on from these moments."""
-        self._adamw.load_state_dict(self._adamw.state_dict() | {"state": state["adamw"]})
-        for group in self._adamw.param_groups:
-            group["lr"] = self.rate  # loading made a copy of it
+        for moments, saved in zip(self._moments, state["adamw"].values(), strict=True):
+            for name, value in moments.items():
+                value.copy_(saved[name])
         if self._muon is not None:
             self._muon.momentum.copy_(state["muon"])
 

@@ -60,7 +60,9 @@ class Places:
 class Persistence(nn.Module):
     """The last value of the history, held."""
 
-    def forward(self, history: Tensor, tau: Tensor, params: Tensor, n_steps: int) -> Tensor:
+    def forward(
+        self, history: Tensor, tau: Tensor, params: Tensor, n_steps: int, lengths: Tensor | None = None
+    ) -> Tensor:
         return history[:, -1:].expand(-1, n_steps, -1)
 
 
@@ -156,7 +158,8 @@ def _measured(operator: nn.Module, data: FamilyData, found: dict[str, object]) -
                 mask=split.mask[:, cut],
                 lengths=split.lengths.clamp(max=COMMON_DELAYS * data.points_per_delay),
             )
-            error = metrics.relative_error(rollout(operator, first), first.solution, first.mask)
+            (predicted,) = rollout(operator, first)
+            error = metrics.relative_error(predicted, first.solution, first.mask)
             more[f"{name}_first_{COMMON_DELAYS}_delays"] = metrics.quantile(error, 0.5)
     if data.family == "mackey" and not isinstance(operator, joint_fno.JointFNO):
         more["valid_time"] = valid_times(operator, data)
@@ -201,9 +204,8 @@ def long_trajectories() -> Split:
 def valid_times(operator: nn.Module, data: FamilyData) -> dict[str, float]:
     """The median valid prediction time in delays, over all long trajectories and by delay."""
     split = long_trajectories()
-    times, ever_failed = metrics.valid_times(
-        rollout(operator, split), split.solution, split.mask, data.points_per_delay
-    )
+    (predicted,) = rollout(operator, split)
+    times, ever_failed = metrics.valid_times(predicted, split.solution, split.mask, data.points_per_delay)
     found = {"median": metrics.quantile(times, 0.5), "never_failed": 1 - float(ever_failed.double().mean())}
     for low, high in itertools.pairwise(EDGES):
         inside = (split.tau >= low) & (split.tau < high)

@@ -79,7 +79,9 @@ class JointFNO(Operator):
             x = layer(x)
         return self.out(functional.gelu(self.hidden(x[len(past) :]))), scale
 
-    def forward(self, history: Tensor, tau: Tensor, params: Tensor, n_steps: int) -> Tensor:
+    def forward(
+        self, history: Tensor, tau: Tensor, params: Tensor, n_steps: int, lengths: Tensor | None = None
+    ) -> Tensor:
         found = self.from_field(self.decode(*self.solution(history, tau, params)))
         missing = max(0, n_steps - found.shape[1])
         return functional.pad(found[:, :n_steps], (0, 0, 0, missing), value=torch.inf)

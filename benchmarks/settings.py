@@ -304,7 +304,8 @@ def control(arguments: argparse.Namespace) -> dict[str, Found | str]:
         operator, found = trained(model, data, arguments), {}
         for name, words in (("test", "in range"), ("test_tau", "larger delays")):
             split = data.splits[name]
-            found |= summary(relative_error(rollout(operator, split), split.solution, split.mask), words)
+            (predicted,) = rollout(operator, split)
+            found |= summary(relative_error(predicted, split.solution, split.mask), words)
         return found
 
     return each(arguments.models, measure)

@@ -39,7 +39,9 @@ class Ensemble(Operator):
         paths = torch.stack([member(history, tau, params, n_steps) for member in self.members])
         return paths.mean(0), paths.std(0)
 
-    def forward(self, history: Tensor, tau: Tensor, params: Tensor, n_steps: int) -> Tensor:
+    def forward(
+        self, history: Tensor, tau: Tensor, params: Tensor, n_steps: int, lengths: Tensor | None = None
+    ) -> Tensor:
         return self.spread(history, tau, params, n_steps)[0]
 
     @torch.no_grad()

@@ -4,6 +4,8 @@ K is a spectral convolution, W_0 a pointwise map, W_k maps of earlier rows (the 
 hand it takes no copies: matrix products accumulate in place, and slices of the spectrum need no zero-filled gradients.
 """
 
+import itertools
+
 import torch
 from torch import Tensor, nn
 from torch.autograd.function import FunctionCtx, once_differentiable
@@ -87,7 +89,7 @@ class FourierLayer(nn.Module):
         self.reach, self.dropout = reach, nn.Dropout(dropout)
 
     def forward(self, x: Tensor, rows: int = 1) -> Tensor:
-        taps = [tap.weight for tap in self.taps[:rows]]
+        taps = [tap.weight for tap in itertools.islice(self.taps, rows)]  # a slice would build a module
         is_residual = not (self.training and self.dropout.p)
         mixed = _Layer.apply(
             x.contiguous(), self.spectral.weight, self.taps[0].bias, self.spectral.transform, rows, is_residual, *taps

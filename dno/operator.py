@@ -168,10 +168,13 @@ class Operator(nn.Module):
         """(B, P)."""
         return (params - self.parameter_mean) / self.parameter_deviation
 
-    def forward(self, history: Tensor, tau: Tensor, params: Tensor, n_steps: int) -> Tensor:
+    def forward(
+        self, history: Tensor, tau: Tensor, params: Tensor, n_steps: int, lengths: Tensor | None = None
+    ) -> Tensor:
         """The trajectory at t = jτ/M, j = 1 … n_steps: (B, M+1, C), (B,), (B, P) -> (B, n_steps, C).
 
-        A history of several delays, (B, R M + 1, C), is looked at as far as `past_rows` reach.
+        A history of several delays, (B, R M + 1, C), is looked at as far as `past_rows` reach. `lengths` (B,), falling,
+        are the steps that are wanted of each; what follows them is not to be read.
         """
         points = self.spec.points_per_delay
         given = history.unfold(1, points + 1, points).movedim(-1, 2)[:, -self.past_rows :]  # (B, R, M+1, C)
@@ -181,12 +184,14 @@ class Operator(nn.Module):
         present[:, :absent] = False
         n_intervals = -(-n_steps // points)
         follow = recorded(self.next_row, window, n_intervals)
-        rows = []
-        for _ in range(n_intervals):
-            rows.append(follow(window, present, tau, params))
-            window = torch.cat([window[:, 1:], rows[-1][:, None]], 1)
+        path = window.new_zeros(len(window), n_intervals * points, window.shape[-1])
+        for n, count in enumerate(_unfinished(lengths, n_intervals, points, window)):
+            window, present, tau, params = window[:count], present[:count], tau[:count], params[:count]
+            row = follow(window, present, tau, params)
+            path[:count, n * points : (n + 1) * points] = row[:, 1:]
+            window = torch.cat([window[:, 1:], row[:, None]], 1)
             present = torch.cat([present[:, 1:], torch.ones_like(present[:, :1])], 1)
-        return torch.cat([row[:, 1:] for row in rows], 1)[:, :n_steps]
+        return path[:, :n_steps]
 
     def next_row(self, window: Tensor, present: Tensor, tau: Tensor, params: Tensor) -> Tensor:
         """The row after the last `past_rows`: (B, past, M+1, C), which of them there are (B, past) -> (B, M+1, C)."""
@@ -280,3 +285,11 @@ class Operator(nn.Module):
         if not np.all(np.isfinite(table)):
             raise ValueError("params must be finite")
         return table
+
+
+def _unfinished(lengths: Tensor | None, n_intervals: int, points: int, window: Tensor) -> list[int]:
+    """How many of the trajectories are wanted beyond the start of each interval. A recorded graph takes them all."""
+    if lengths is None or window.is_cuda:
+        return [len(window)] * n_intervals
+    starts = points * torch.arange(n_intervals, device=lengths.device)
+    return [count for count in (lengths[:, None] > starts).sum(0).tolist() if count]

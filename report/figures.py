@@ -3,6 +3,8 @@
 figures = draw_results(Path("hyperparameter_results"), studies=["mackey_search"])   # file stem -> Figure
 """
 
+import multiprocessing
+import sys
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -15,6 +17,7 @@ from report.metrics import DEFAULT_METRIC, resolve_metric
 from report.style import WIDE, Layout
 from report.tables import slugs
 
+_fork = multiprocessing.get_context("fork")
 TITLES = {
     "model_comparison": "Operators side by side",
     "trajectories": "What the best operators predict",
@@ -106,16 +109,32 @@ def draw_results(
 
 
 def save_study(results_dir: Path, study: str, folder: Path) -> dict[str, tuple[Path, str]]:
-    """The figures of one study as PNG files in `folder`: name -> (file, caption)."""
+    """The figures of one study as PNG files in `folder`: name -> (file, caption).
+
+    They become pixels side by side, in forked processes: this one should have no threads. Raises RuntimeError where one
+    of them fails.
+    """
     analysis = _analysis(results_dir, [study], DEFAULT_METRIC)
-    sentences = readings(analysis)
+    sentences, saved, drawing = readings(analysis), {}, []
     with style.styled():
-        saved = {}
         for stem, figure in _drawn(analysis, WIDE).items():
             name = "heatmap" if stem.startswith("heatmap_") else stem
-            (path,) = style.save(figure, folder, name, ["png"])
-            saved[name] = (path, f"{TITLES[name]}. {sentences[stem]} {NOTES[name]}")
-        return saved
+            drawing.append(_fork.Process(target=_save, args=(figure, folder, name), name=name))
+            drawing[-1].start()
+            saved[name] = (folder / f"{name}.png", f"{TITLES[name]}. {sentences[stem]} {NOTES[name]}")
+    for process in drawing:
+        process.join()
+    failed = [process.name for process in drawing if process.exitcode]
+    if failed:
+        raise RuntimeError(f"{', '.join(failed)} could not be drawn")
+    return saved
+
+
+def _save(figure: Figure, folder: Path, name: str) -> None:
+    try:
+        style.save(figure, folder, name, ["png"])
+    except Exception as error:  # a line, where the process would end with a traceback
+        sys.exit(f"{name}: {error}")
 
 
 def _analysis(results_dir: Path, studies: Sequence[str], metric: str) -> Analysis:

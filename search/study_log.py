@@ -15,6 +15,7 @@ from tempfile import TemporaryDirectory
 from optuna.trial import FrozenTrial, TrialState
 
 from experiment_tracker import NullWandb, StudyHead, StudyLog
+from search.drawing import DrawingError, DrawingProcess
 from search.leaderboard import Row
 from search.plan import StudyPlan
 from search.slots import finished_trials, host_identity, is_finished
@@ -35,6 +36,7 @@ class LiveStudy:
 
     def __init__(self, bench: Bench) -> None:
         self._bench = bench
+        self._drawing = DrawingProcess()
         self._n_logged = 0
         self._begin()
 
@@ -46,6 +48,15 @@ class LiveStudy:
             for row in course(trials)[self._n_logged :]:
                 bench.wandb.log_row(row)
                 self._n_logged += 1
+            ended = {trial.user_attrs.get("slot") for trial in trials if is_finished(trial)}
+            if len(ended) >= bench.plan.n_slots - bench.options.n_workers:  # the last ones are in training
+                with contextlib.suppress(OSError):  # said when it is needed
+                    self._drawing.start()
+
+    def close(self) -> None:
+        """Ends what is still open; the run as failed, where `finish` was not called."""
+        self._drawing.close()
+        self._bench.wandb.finish_study(None)
 
     def finish(self, rows: Sequence[Row], *, with_pictures: bool) -> None:
         """Logs the table, the best and the figures. `rows` are the leaderboard; drawing takes some seconds."""
@@ -57,9 +68,19 @@ class LiveStudy:
         self.update()
         trials = finished_trials(bench.study)
         with contextlib.ExitStack() as until_logged:
-            pictures = _pictures(bench, until_logged) if with_pictures and rows else {}
+            pictures = self._pictures(until_logged) if with_pictures and rows else {}
             log = study_log(bench.plan, trials, rows, bench.options.results_dir)
             bench.wandb.finish_study(replace(log, pictures=pictures))
+
+    def _pictures(self, until_logged: contextlib.ExitStack) -> dict[str, tuple[Path, str]]:
+        """The report's figures of this study. Whatever goes wrong costs a line: a search never fails by its figures."""
+        bench = self._bench
+        try:
+            folder = until_logged.enter_context(TemporaryDirectory(prefix="dno-report-", ignore_cleanup_errors=True))
+            return self._drawing.save_study(bench.options.results_dir, bench.plan.name, Path(folder))
+        except (OSError, DrawingError) as error:
+            logger.warning("no figures of study %s for W&B: %s", bench.plan.name, error)
+            return {}
 
     def _begin(self) -> None:
         if not isinstance(self._bench.wandb, NullWandb):
@@ -77,7 +98,7 @@ def live_study(bench: Bench) -> Iterator[LiveStudy]:
     try:
         yield live
     finally:
-        bench.wandb.finish_study(None)
+        live.close()
 
 
 def run_id(bench: Bench) -> str:
@@ -154,16 +175,3 @@ def _best(trials: Sequence[FrozenTrial], row: Row, results_dir: Path) -> dict[st
 
 def _metrics(trial: FrozenTrial) -> dict[str, float]:
     return trial.user_attrs.get("metrics", {})
-
-
-def _pictures(bench: Bench, until_logged: contextlib.ExitStack) -> dict[str, tuple[Path, str]]:
-    """The report's figures of this study. Whatever goes wrong with them costs a line: a search never fails by it."""
-    try:
-        from report.figures import save_study
-
-        folder = until_logged.enter_context(TemporaryDirectory(prefix="dno-report-", ignore_cleanup_errors=True))
-        return save_study(bench.options.results_dir, bench.plan.name, Path(folder))
-    except Exception as error:
-        logger.warning("no figures of study %s for W&B: %s", bench.plan.name, " ".join(str(error).split()))
-        logger.debug("", exc_info=True)
-        return {}

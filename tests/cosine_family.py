@@ -79,7 +79,9 @@ class ScaledSolution(dno.Operator):
         super().__init__(dno.OperatorSpec(1, POINTS, ("w",)), False, False)
         self.factor, self.offset = factor, offset
 
-    def forward(self, history: Tensor, tau: Tensor, params: Tensor, n_steps: int) -> Tensor:
+    def forward(
+        self, history: Tensor, tau: Tensor, params: Tensor, n_steps: int, lengths: Tensor | None = None
+    ) -> Tensor:
         angle = math.pi / 2 * torch.arange(1, n_steps + 1, dtype=torch.float64)[:, None] / POINTS
         exact = history[:, -1:].double() * angle.cos() - history[:, :1].double() * angle.sin()
         return (self.factor * exact + self.offset).to(history.dtype)
@@ -105,7 +107,9 @@ class LinearWindows(dno.Operator):
         self.given, self.spikes = hyperparameters, 1
         self.step = nn.Linear(spec.points_per_delay + 1, spec.points_per_delay)
 
-    def forward(self, history: Tensor, tau: Tensor, params: Tensor, n_steps: int) -> Tensor:
+    def forward(
+        self, history: Tensor, tau: Tensor, params: Tensor, n_steps: int, lengths: Tensor | None = None
+    ) -> Tensor:
         row, pieces = history[..., 0], []
         for _ in range(-(-n_steps // self.spec.points_per_delay)):
             pieces.append(self.step(row))

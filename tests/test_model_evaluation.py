@@ -88,10 +88,10 @@ def test_a_rollout_that_is_not_finite_leaves_medians_and_no_mean(family, caplog)
 
 def test_evaluation_does_not_depend_on_how_many_trajectories_go_together(family, monkeypatch):
     operator = ScaledSolution(1.1)
-    together = model_evaluation.rollout(operator, family.splits["test"])
+    (together,) = model_evaluation.rollout(operator, family.splits["test"])
     monkeypatch.setattr(model_evaluation, "VALUES_AT_ONCE", 2)
     split = family.splits["test"]
-    alone = model_evaluation.rollout(operator, split)
+    (alone,) = model_evaluation.rollout(operator, split)
     assert torch.equal(together[split.mask], alone[split.mask])
 
 
@@ -105,7 +105,9 @@ def test_the_steering_part_is_spread_evenly_and_bounded(family, monkeypatch):
 def test_a_base_split_is_read_from_its_horizon_split_only_where_the_problems_are_the_same(family, monkeypatch):
     seen = []
     rollout = model_evaluation.rollout
-    monkeypatch.setattr(model_evaluation, "rollout", lambda *given: seen.append(given[1].name) or rollout(*given))
+    monkeypatch.setattr(
+        model_evaluation, "rollout", lambda *given: seen.extend(split.name for split in given[1:]) or rollout(*given)
+    )
     operator = ScaledSolution(1.1)
     whole, _ = model_evaluation.rollouts(operator, family)
     assert "test_horizon" in seen and "test" not in seen and "val" not in seen

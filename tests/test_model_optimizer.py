@@ -1,6 +1,9 @@
 """The joint optimizer against float64 references: singular values by SVD, torch's AdamW, and torch's clipping."""
 
 import copy
+import subprocess
+import sys
+from pathlib import Path
 
 import torch
 from torch import nn
@@ -87,3 +90,10 @@ def test_parameters_can_still_be_read_copied_and_loaded():
     assert torch.equal(ours[2].weight, before["2.weight"])
     optimizer.step()
     assert not torch.equal(ours[2].weight, before["2.weight"])  # loading did not take the parameters out of its hands
+
+
+def test_an_optimizer_does_not_import_the_compiler_of_torch():
+    code = "import sys, torch; from model_optimizer import make_optimizer\n"
+    code += "optimizer = make_optimizer(torch.nn.Linear(8, 8), 'muon', 0.1); optimizer.step()\n"
+    code += "assert 'torch._dynamo' not in sys.modules"  # over a second of every process
+    subprocess.run([sys.executable, "-c", code], cwd=Path(__file__).parents[1], check=True)

@@ -48,6 +48,22 @@ def test_prediction_does_not_depend_on_horizon_or_batch_composition(model, spec)
 
 @MODELS
 @SPECS
+def test_trajectories_that_are_over_leave_a_rollout_and_change_nothing(model, spec, monkeypatch):
+    operator, sizes = built(model, spec), []
+    history, tau, params = batch(spec, 4)
+    lengths = torch.tensor([50, 33, 32, 1])
+    with torch.no_grad():
+        whole = operator(history, tau, params, 50)
+        next_row = operator.next_row
+        monkeypatch.setattr(operator, "next_row", lambda *given: sizes.append(len(given[0])) or next_row(*given))
+        wanted = operator(history, tau, params, 50, lengths)
+    assert sizes == [4, 3, 2, 1]  # intervals of 16 points
+    for i, length in enumerate(lengths.tolist()):
+        assert torch.allclose(wanted[i, :length], whole[i, :length], rtol=1e-10, atol=1e-6)
+
+
+@MODELS
+@SPECS
 def test_training_loss_reaches_every_parameter_and_ignores_absent_rows(model, spec):
     operator = built(model, spec).train()
     count = operator.past_rows + operator.target_rows

@@ -137,6 +137,14 @@ def test_figures_of_a_study_are_saved_with_their_captions(tmp_path: Path) -> Non
     assert all(path.is_file() and caption.endswith(".") for path, caption in saved.values())
 
 
+def test_figures_that_cannot_be_written_are_named_without_a_traceback(tmp_path: Path, capfd) -> None:
+    make_results(tmp_path / "results", models=["memory_kernel"], families=["mackey"], trials=2)
+    study = next(iter(load(tmp_path / "results").runs["study"]))
+    with pytest.raises(RuntimeError, match=r"trajectories, .*could not be drawn"):
+        save_study(tmp_path / "results", study, tmp_path / "nowhere")
+    assert "trajectories: " in (said := capfd.readouterr().err) and "Traceback" not in said
+
+
 @slow
 def test_study_run_holds_every_trial_its_course_and_the_best(search: Search) -> None:
     folder, run = search.studies()[-1]

@@ -30,7 +30,7 @@ class Evaluation:
     predictions: dict[str, np.ndarray]
 
 
-@torch.no_grad()
+@torch.inference_mode()
 def rollout(operator: Operator, *splits: Split) -> list[Tensor]:
     """The operator's trajectories from the histories of each split, (N, T, C); past their ends they mean nothing.
 

@@ -312,7 +312,7 @@ def solver(seconds: float) -> list[Row]:
 
 def search(seconds: float) -> list[Row]:
     """A real search of eight short trials: what it spends beside training, and what a second worker brings."""
-    trials, epochs = 8, max(2, round(0.5 * seconds))
+    trials, epochs = 8, max(2, round(seconds))
     rows, spent = [], {}
     with tempfile.TemporaryDirectory() as folder:
         data = ["--data_root", f"{folder}/data"]

@@ -55,21 +55,31 @@ class ParameterHead(nn.Module):
         return torch.einsum("...bw,bwc->...bc", features, weights.expand(features.shape[-2], -1, -1))
 
 
-class _Gate(torch.autograd.Function):
-    """(A x + a) · gelu(B x + b) of points (N, W), plus x if `is_residual`; weight (2W, W) stacks A and B.
+def gated(x: Tensor, weight: Tensor, bias: Tensor, is_residual: bool) -> Tensor:
+    """(A x + a) · gelu(B x + b) of points (N, W), plus x if `is_residual`; weight (2W, W) stacks A and B."""
+    if torch.is_grad_enabled():
+        return _Gate.apply(x, weight, bias, is_residual)
+    return _gated(x, weight, bias, is_residual)[0]  # `apply` takes as long as a product of few points
 
-    By hand, because both halves of one product are strided views: every elementwise pass over them is twice as slow,
-    and their gradients are concatenated by a copy.
+
+def _gated(x: Tensor, weight: Tensor, bias: Tensor, is_residual: bool) -> tuple[Tensor, ...]:
+    (a, b), (bias_a, bias_b) = weight.chunk(2), bias.chunk(2)
+    value, gate = torch.addmm(bias_a, x, a.T), torch.addmm(bias_b, x, b.T)
+    passed = functional.gelu(gate)
+    return torch.addcmul(x, value, passed) if is_residual else value * passed, value, gate, passed
+
+
+class _Gate(torch.autograd.Function):
+    """`gated` with its gradient by hand, because both halves of one product are strided views: every elementwise pass
+    over them is twice as slow, and their gradients are concatenated by a copy.
     """
 
     @staticmethod
     def forward(ctx: FunctionCtx, x: Tensor, weight: Tensor, bias: Tensor, is_residual: bool) -> Tensor:
-        (a, b), (bias_a, bias_b) = weight.chunk(2), bias.chunk(2)
-        value, gate = torch.addmm(bias_a, x, a.T), torch.addmm(bias_b, x, b.T)
-        passed = functional.gelu(gate)
-        ctx.save_for_backward(x, weight, value, gate, passed)
+        out, *parts = _gated(x, weight, bias, is_residual)
+        ctx.save_for_backward(x, weight, *parts)
         ctx.is_residual = is_residual
-        return torch.addcmul(x, value, passed) if is_residual else value * passed
+        return out
 
     @staticmethod
     @once_differentiable
@@ -104,6 +114,6 @@ class PointwiseNetwork(nn.Module):
         is_residual = not (self.training and self.dropout.p)
         points = functional.gelu(x).flatten(0, -2)
         for layer in self.hidden:
-            gated = _Gate.apply(points, layer.weight, layer.bias, is_residual)
-            points = gated if is_residual else points + self.dropout(gated)
+            passed = gated(points, layer.weight, layer.bias, is_residual)
+            points = passed if is_residual else points + self.dropout(passed)
         return points.view(x.shape)

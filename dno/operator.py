@@ -208,7 +208,7 @@ class Operator(nn.Module):
         means = self.parameter_mean.flatten().tolist()
         return float(self.tau_mean), dict(zip(self.spec.parameter_names, means, strict=True))
 
-    @torch.no_grad()
+    @torch.inference_mode()
     def predict(
         self,
         history: np.ndarray | Callable[[np.ndarray], np.ndarray],

@@ -98,6 +98,9 @@ def test_pointwise_network_and_its_gradients_equal_the_plain_form(network):
     with plain():
         reference = values_and_gradients()
     assert all(torch.allclose(one, other, rtol=1e-12) for one, other in zip(fast, reference, strict=True))
+    torch.manual_seed(1)
+    with torch.inference_mode():
+        assert torch.equal(network(x), fast[0])
 
 
 def test_fourier_layer_in_single_precision_stays_within_a_millionth():

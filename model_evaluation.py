@@ -43,8 +43,9 @@ def rollout(operator: Operator, *splits: Split) -> list[Tensor]:
     )
     predicted = history.new_zeros(len(tau), max(split.solution.shape[1] for split in splits), history.shape[2])
     for part in lengths.argsort(descending=True, stable=True).split(max(1, VALUES_AT_ONCE // history.shape[2])):
-        steps = int(lengths[part[0]])
-        predicted[part, :steps] = operator(history[part], tau[part], params[part], steps, lengths[part])
+        steps = int(lengths[part].amax()) if len(part) else 0
+        if steps:
+            predicted[part, :steps] = operator(history[part], tau[part], params[part], steps, lengths[part])
     sizes = [len(split) for split in splits]
     return [values[:, : split.solution.shape[1]] for values, split in zip(predicted.split(sizes), splits, strict=True)]
 
@@ -113,7 +114,7 @@ def rollouts(operator: Operator, data: FamilyData) -> tuple[dict[str, Tensor], i
     begins: dict[str, str] = {}  # base split -> the longer one that it is read from
     for name in ("val", "test"):
         longer = data.splits.get(f"{name}_horizon")
-        if longer is not None and _is_same_problem(data.splits[name], longer):
+        if longer is not None and _begins(data.splits[name], longer):
             begins[name] = longer.name
     splits = {
         name: data.splits[name] for name in (*SHIFTED, "val", "test") if name in data.splits and name not in begins
@@ -124,9 +125,10 @@ def rollouts(operator: Operator, data: FamilyData) -> tuple[dict[str, Tensor], i
     return predicted, sum(int(split.lengths.sum()) for split in splits.values())
 
 
-def _is_same_problem(split: Split, longer: Split) -> bool:
+def _begins(split: Split, longer: Split) -> bool:
     pairs = ((split.history, longer.history), (split.tau, longer.tau), (split.params, longer.params))
-    return len(split) == len(longer) and all(torch.equal(left, right) for left, right in pairs)
+    is_same = len(split) == len(longer) and all(torch.equal(left, right) for left, right in pairs)
+    return is_same and bool((longer.lengths >= split.lengths).all())
 
 
 def base_metrics(operator: Operator, data: FamilyData, base: str, predicted: dict[str, Tensor]) -> dict[str, Metric]:

@@ -70,8 +70,7 @@ class JointOptimizer:
     def step(self) -> None:
         for (value, gradient), moments, decay in zip(self._groups, self._moments, self._decays, strict=True):
             state = [moments["exp_avg"]], [moments["exp_avg_sq"]], [], [moments["step"]]
-            of_cuda = {"capturable": value.device.type == "cuda"}
-            adamw([value], [gradient], *state, fused=True, lr=self.rate, weight_decay=decay, **of_cuda, **ADAMW)
+            adamw([value], [gradient], *state, fused=True, lr=self.rate, weight_decay=decay, **ADAMW)
         if self._muon is not None:
             self._muon.step(MUON_RATE * self.rate)
 

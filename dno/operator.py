@@ -184,7 +184,8 @@ class Operator(nn.Module):
         present[:, :absent] = False
         n_intervals = -(-n_steps // points)
         follow = recorded(self.next_row, window, n_intervals)
-        path = window.new_zeros(len(window), n_intervals * points, window.shape[-1])
+        kind = torch.result_type(window, self.mean)
+        path = window.new_zeros(len(window), n_intervals * points, window.shape[-1], dtype=kind)
         for n, count in enumerate(_unfinished(lengths, n_intervals, points, window)):
             window, present, tau, params = window[:count], present[:count], tau[:count], params[:count]
             row = follow(window, present, tau, params)

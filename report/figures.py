@@ -4,8 +4,8 @@ figures = draw_results(Path("hyperparameter_results"), studies=["mackey_search"]
 """
 
 import multiprocessing
-import sys
 from collections.abc import Sequence
+from multiprocessing.queues import SimpleQueue
 from pathlib import Path
 
 from matplotlib.figure import Figure
@@ -17,7 +17,6 @@ from report.metrics import DEFAULT_METRIC, resolve_metric
 from report.style import WIDE, Layout
 from report.tables import slugs
 
-_fork = multiprocessing.get_context("fork")
 TITLES = {
     "model_comparison": "Operators side by side",
     "trajectories": "What the best operators predict",
@@ -116,25 +115,29 @@ def save_study(results_dir: Path, study: str, folder: Path) -> dict[str, tuple[P
     """
     analysis = _analysis(results_dir, [study], DEFAULT_METRIC)
     sentences, saved, drawing = readings(analysis), {}, []
+    fork = multiprocessing.get_context("fork")
+    problems = fork.SimpleQueue()
     with style.styled():
         for stem, figure in _drawn(analysis, WIDE).items():
             name = "heatmap" if stem.startswith("heatmap_") else stem
-            drawing.append(_fork.Process(target=_save, args=(figure, folder, name), name=name))
+            drawing.append(fork.Process(target=_save, args=(figure, folder, name, problems), name=name))
             drawing[-1].start()
             saved[name] = (folder / f"{name}.png", f"{TITLES[name]}. {sentences[stem]} {NOTES[name]}")
     for process in drawing:
         process.join()
-    failed = [process.name for process in drawing if process.exitcode]
-    if failed:
-        raise RuntimeError(f"{', '.join(failed)} could not be drawn")
+    if not problems.empty():
+        raise RuntimeError(problems.get())
+    died = [process.name for process in drawing if process.exitcode]
+    if died:
+        raise RuntimeError(f"the process that draws {died[0]} died")
     return saved
 
 
-def _save(figure: Figure, folder: Path, name: str) -> None:
+def _save(figure: Figure, folder: Path, name: str, problems: SimpleQueue) -> None:
     try:
         style.save(figure, folder, name, ["png"])
-    except Exception as error:  # a line, where the process would end with a traceback
-        sys.exit(f"{name}: {error}")
+    except Exception as error:
+        problems.put(f"{name}: {error}")
 
 
 def _analysis(results_dir: Path, studies: Sequence[str], metric: str) -> Analysis:

@@ -256,7 +256,11 @@ def _add_training_flags(parser: argparse.ArgumentParser) -> None:
         help="seconds at most; such trials do not repeat exactly",
     )
     trial.add_argument(
-        "--checkpoint_every", type=_integer(1), default=1, metavar="N", help="epochs that a killed trial loses at most"
+        "--checkpoint_every",
+        type=_integer(1),
+        default=1,
+        metavar="N",
+        help="epochs that a killed trial loses at most, or 50 times what saving takes",
     )
 
 

@@ -1,12 +1,17 @@
-"""The process that draws a study's figures for W&B: what drawing imports takes two seconds, beside the last trials."""
+"""A study's figures for W&B, drawn by a process of their own: what drawing imports takes two seconds, beside trials.
+
+`python -m search.drawing` reads one line of JSON, draws, and answers with one.
+"""
 
 import contextlib
+import json
+import os
 import signal
-from multiprocessing.connection import Connection
-from multiprocessing.process import BaseProcess
+import subprocess
+import sys
 from pathlib import Path
 
-from search.processes import start_process
+REPOSITORY = Path(__file__).parents[1]
 
 
 class DrawingError(Exception):
@@ -14,50 +19,59 @@ class DrawingError(Exception):
 
 
 class DrawingProcess:
-    """Draws one study after another. `start` it before it is needed, `close` it in the end."""
+    """Draws one study. `start` it before it is needed, `close` it in the end."""
 
     def __init__(self) -> None:
-        self._process: BaseProcess | None = None
-        self._connection: Connection | None = None
+        self._process: subprocess.Popen | None = None
 
     def start(self) -> None:
         """Returns at once; to start it again does nothing. Raises OSError where no process can be started."""
         if self._process is None:
-            self._process, self._connection = start_process("drawing", _draw_on_request)
+            command = [sys.executable, "-m", "search.drawing"]
+            pipes = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE, "stderr": subprocess.DEVNULL}
+            # In a session of its own: signals of the terminal are for the search, and `close` reaches all it forks.
+            self._process = subprocess.Popen(command, cwd=REPOSITORY, text=True, start_new_session=True, **pipes)
 
     def save_study(self, results_dir: Path, study: str, folder: Path) -> dict[str, tuple[Path, str]]:
         """What `report.figures.save_study` returns. Raises DrawingError whatever goes wrong."""
         try:
             self.start()
-            self._connection.send((results_dir, study, folder))
-            saved = self._connection.recv()
-        except (OSError, EOFError) as error:
-            raise DrawingError(f"the process that draws them cannot work ({type(error).__name__})") from error
-        if isinstance(saved, str):
-            raise DrawingError(saved)
-        return saved
+            request = {"results_dir": str(results_dir.resolve()), "study": study, "folder": str(folder)}
+            answer, _ = self._process.communicate(json.dumps(request))
+            found = json.loads(answer)
+        except (OSError, ValueError) as error:
+            raise DrawingError("the process that draws them cannot work") from error
+        if "problem" in found:
+            raise DrawingError(found["problem"])
+        return {name: (Path(path), caption) for name, (path, caption) in found["saved"].items()}
 
     def close(self) -> None:
-        """Ends the process, whatever it does."""
-        if self._process is not None:
-            self._process.kill()
-            self._process.join()
-            self._connection.close()
-            self._process = None
+        """Ends the process and those that it forked, whatever they do."""
+        process, self._process = self._process, None
+        if process is not None:
+            if process.returncode != 0:
+                with contextlib.suppress(ProcessLookupError):
+                    os.killpg(process.pid, signal.SIGKILL)
+            with process:  # closes its pipes and waits for it
+                pass
 
 
-def _draw_on_request(connection: Connection) -> None:
-    """The life of the process: draws what it is asked for until nobody can ask any more."""
-    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C reaches every process of a terminal; the search decides
-    with contextlib.suppress(Exception):  # what is wrong is said at the first request
-        import report.figures  # noqa: F401
-    with contextlib.suppress(OSError, EOFError):
-        while True:
-            request = connection.recv()
-            try:
-                from report.figures import save_study
+def main() -> None:
+    """Draws what the one line that it reads asks for; where nothing comes, the search is gone."""
+    answers, sys.stdout = sys.stdout, sys.stderr  # whatever a library prints
+    try:
+        from report.figures import save_study
 
-                answer = save_study(*request)
-            except Exception as error:
-                answer = " ".join(str(error).split()) or type(error).__name__
-            connection.send(answer)
+        request = sys.stdin.readline()
+        if not request:
+            return
+        wanted = json.loads(request)
+        saved = save_study(Path(wanted["results_dir"]), wanted["study"], Path(wanted["folder"]))
+        answer = {"saved": {name: (str(path), caption) for name, (path, caption) in saved.items()}}
+    except Exception as error:  # a search never fails by its figures
+        answer = {"problem": " ".join(str(error).split()) or type(error).__name__}
+    print(json.dumps(answer), file=answers, flush=True)
+
+
+if __name__ == "__main__":
+    main()

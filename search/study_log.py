@@ -49,7 +49,7 @@ class LiveStudy:
                 bench.wandb.log_row(row)
                 self._n_logged += 1
             ended = {trial.user_attrs.get("slot") for trial in trials if is_finished(trial)}
-            if len(ended) >= bench.plan.n_slots - bench.options.n_workers:  # the last ones are in training
+            if len(ended) >= bench.plan.n_slots - bench.options.n_workers:  # the last trials have begun
                 with contextlib.suppress(OSError):  # said when it is needed
                     self._drawing.start()
 

@@ -6,11 +6,13 @@ slots, adopts results and notices the dead.
 
 import contextlib
 import logging
+import multiprocessing
 import signal
 import sys
 import time
 import traceback
 from dataclasses import dataclass, replace
+from multiprocessing import resource_tracker
 from multiprocessing.connection import Connection, wait
 from multiprocessing.process import BaseProcess
 
@@ -23,7 +25,6 @@ from search.environment import prepare_process
 from search.interruption import Interruption
 from search.places import Unwritable, unwritable
 from search.plan import StudyPlan, worker_device
-from search.processes import start_process
 from search.progress import Display, HereChannel, PipeChannel, PipeLog
 from search.promotion import promoted
 from search.slots import INTERRUPTED, KILLED, StorageLost, Tally, claim, owner_identity, reconcile
@@ -153,11 +154,25 @@ def search_with_workers(bench: Bench, interruption: Interruption, display: Displ
 
 
 def _start_worker(bench: Bench, crew: list[Worker]) -> Worker:
-    """A new process on the first free line."""
+    """A new process on the first free line. Spawned, not forked: torch may have threads by now."""
+    context = multiprocessing.get_context("spawn")
+    here, there = context.Pipe()
     line = min(set(range(bench.options.n_workers)) - {worker.line for worker in crew})
     options = replace(bench.options, device=worker_device(bench.options.device, line))
-    arguments = bench.plan, options, bench.wandb_settings, logging.getLogger().level
-    return Worker(line, *start_process(f"worker {line}", _work, *arguments))
+    resource_tracker.ensure_running()  # starting it would lift the block below
+    process = context.Process(
+        target=_work,
+        args=(bench.plan, options, bench.wandb_settings, there, logging.getLogger().level),
+        name=f"worker {line}",
+    )
+    # Ctrl-C reaches all processes of a terminal: until a worker ignores it, it must not die by it with a traceback.
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
+    try:
+        process.start()
+    finally:
+        signal.pthread_sigmask(signal.SIG_SETMASK, before)
+    there.close()
+    return Worker(line, process, here)
 
 
 def _ask_to_stop(crew: list[Worker]) -> None:
@@ -205,7 +220,7 @@ def _bury(worker: Worker) -> bool:
     return code != 0
 
 
-def _work(connection: Connection, plan: StudyPlan, options: Options, settings: WandbSettings, log_level: int) -> None:
+def _work(plan: StudyPlan, options: Options, settings: WandbSettings, connection: Connection, log_level: int) -> None:
     """The life of a worker process: load the data once, then claim and run trials until nothing waits."""
     channel = PipeChannel(connection)
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C reaches every process of a terminal; the search decides

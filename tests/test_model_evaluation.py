@@ -115,5 +115,15 @@ def test_a_base_split_is_read_from_its_horizon_split_only_where_the_problems_are
     other = family.splits | {"test_horizon": family.splits["test_horizon"].take(backwards)}
     own, _ = model_evaluation.rollouts(operator, replace(family, splits=other))
     assert seen.count("test") == 1
+    longer = family.splits["test_horizon"]
+    shorter = replace(longer, lengths=longer.lengths.minimum(family.splits["test"].lengths - 1))
+    model_evaluation.rollouts(operator, replace(family, splits=family.splits | {"test_horizon": shorter}))
+    assert seen.count("test") == 2
     mask = family.splits["test"].mask
     assert torch.equal(whole["test"][mask], own["test"][mask])
+
+
+def test_no_trajectories_make_an_empty_rollout(family):
+    none = family.splits["test"].take(torch.arange(0))
+    (predicted,) = model_evaluation.rollout(ScaledSolution(1.1), none)
+    assert predicted.shape == none.solution.shape

@@ -9,6 +9,7 @@ The same command again goes on where the last one ended, however it ended.
 
 import logging
 import os
+import signal
 import sys
 import time
 import traceback
@@ -137,9 +138,16 @@ def configure_logging(verbosity: int) -> None:
         logging.getLogger(name).setLevel(logging.WARNING)
 
 
-if __name__ == "__main__":
+def run() -> None:
+    """`main` as a process of its own; Ctrl-C has an answer from its first moment to its last."""
     try:
-        sys.exit(main())
+        exit_code = main()
+        signal.signal(signal.SIGINT, signal.SIG_DFL)  # nothing is left to lose, and Python would end in a traceback
     except KeyboardInterrupt:  # in its first moments; all others are answered where they come
         print("interrupted before the first trial; the same command starts again", file=sys.stderr)
-        sys.exit(130)
+        exit_code = 130
+    sys.exit(exit_code)
+
+
+if __name__ == "__main__":
+    run()

@@ -12,7 +12,7 @@ from search.interruption import Interruption
 from search.leaderboard import Repetition, leaderboard_rows
 from search.plan import StudyPlan
 from search.slots import finished_trials
-from search.trials import Bench, open_bench
+from search.trials import Bench, open_benches
 
 logger = logging.getLogger(__name__)
 
@@ -35,17 +35,13 @@ def confirmation_plan(plan: StudyPlan, slot: int, parameters: dict[str, object],
     )
 
 
-def confirm(bench: Bench, interruption: Interruption, run_slots: Callable[[Bench, Interruption], float]) -> float:
-    """Trains the best `--confirm_top` again; returns the idle seconds of workers."""
+def confirm(bench: Bench, interruption: Interruption, run_slots: Callable[[list[Bench], Interruption], float]) -> float:
+    """Trains the best `--confirm_top` again, all of them side by side; returns the idle seconds of workers."""
     options, plan = bench.options, bench.plan
     parameters = {t.user_attrs["slot"]: dict(t.params) for t in finished_trials(bench.study)}
-    idle = 0.0
-    for row in leaderboard_rows(bench.study, plan)[: options.confirm_top]:
-        again = confirmation_plan(plan, row.slot, parameters[row.slot], options.confirm_seeds)
-        idle += run_slots(open_bench(again, options, bench.wandb_settings, bench.data), interruption)
-        if interruption.is_requested:
-            break
-    return idle
+    best = leaderboard_rows(bench.study, plan)[: options.confirm_top]
+    plans = [confirmation_plan(plan, row.slot, parameters[row.slot], options.confirm_seeds) for row in best]
+    return run_slots(open_benches(plans, options, bench.wandb_settings, bench.data), interruption) if plans else 0.0
 
 
 def confirmations(bench: Bench) -> dict[int, optuna.Study]:

@@ -15,7 +15,7 @@ class Channel(Protocol):
 
     def stop_requested(self) -> bool: ...
 
-    def began(self, slot: int) -> None: ...
+    def began(self, label: str) -> None: ...
 
     def epoch(self, slot: int, epoch: int, value: float) -> None: ...
 
@@ -46,10 +46,10 @@ class Display:
             tqdm(total=max_epochs, unit="epoch", position=i + 1, leave=False, disable=disable) for i in range(n_lines)
         ]
 
-    def began(self, line: int, slot: int) -> None:
+    def began(self, line: int, label: str) -> None:
         bar = self._lines[line]
         bar.reset()
-        bar.set_description_str(f"  slot {slot}", refresh=True)
+        bar.set_description_str(f"  {label}", refresh=True)
 
     def epoch(self, line: int, epoch: int, value: float) -> None:
         bar = self._lines[line]
@@ -77,8 +77,8 @@ class HereChannel:
     def stop_requested(self) -> bool:
         return self._interruption.is_requested
 
-    def began(self, slot: int) -> None:
-        self._display.began(0, slot)
+    def began(self, label: str) -> None:
+        self._display.began(0, label)
 
     def epoch(self, slot: int, epoch: int, value: float) -> None:
         self._display.epoch(0, epoch, value)
@@ -102,8 +102,8 @@ class PipeChannel:
                 self.stop = True
         return self.stop
 
-    def began(self, slot: int) -> None:
-        self.send("began", slot)
+    def began(self, label: str) -> None:
+        self.send("began", label)
 
     def epoch(self, slot: int, epoch: int, value: float) -> None:
         self.send("epoch", epoch, value)

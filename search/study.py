@@ -97,11 +97,11 @@ def search_study(
             bench = open_bench(plan, options, choose_wandb_mode(settings), data)
         except ValueError as error:
             raise StudyStopped(str(error), 2) from error
-        settle(bench)
+        settle([bench])
         live = until_the_end.enter_context(live_study(bench))
         idle = 0.0
         try:
-            idle = run_slots(bench, interruption, live.update)
+            idle = run_slots([bench], interruption, live.update)
             for reason in filter(None, (interruption.enough, _late(interruption, options))):
                 logger.info("study %s ends early: %s", plan.name, reason)
             interruption.enough = None
@@ -151,22 +151,24 @@ def _late(interruption: Interruption, options: Options) -> str | None:
     return f"the {options.timeout:g} minutes of --timeout are over" if interruption.is_late else None
 
 
-def run_slots(bench: Bench, interruption: Interruption, on_finished: Callable[[], None] = lambda: None) -> float:
-    """Trains until every slot of the bench's study is finished, or a signal came; returns idle seconds of workers.
+def run_slots(
+    benches: Sequence[Bench], interruption: Interruption, on_finished: Callable[[], None] = lambda: None
+) -> float:
+    """Trains until every slot of these studies is finished, or a signal came; returns idle seconds of workers.
 
     Calls `on_finished` whenever more slots are.
     """
-    plan, options = bench.plan, bench.options
-    finished = settle(bench).finished
-    if finished == plan.n_slots:
-        logger.info("study %s: every slot is finished", plan.name)
+    plan, options, n_slots = benches[0].plan, benches[0].options, sum(bench.plan.n_slots for bench in benches)
+    name = plan.name if plan.origin is None else f"{plan.parent}, fresh seeds"
+    finished = settle(benches).finished
+    if finished == n_slots:
+        logger.info("study %s: every slot is finished", name)
         return 0.0
-    n_lines = min(options.n_workers, plan.n_slots)
-    is_quiet = options.verbosity < 0
-    display = Display(plan.name, plan.n_slots, finished, n_lines, plan.max_epochs, on_finished, quiet=is_quiet)
+    n_lines = min(options.n_workers, n_slots)
+    display = Display(name, n_slots, finished, n_lines, plan.max_epochs, on_finished, quiet=options.verbosity < 0)
     try:
         with logging_redirect_tqdm():
-            return (search_here if options.n_workers == 1 else search_with_workers)(bench, interruption, display)
+            return (search_here if options.n_workers == 1 else search_with_workers)(benches, interruption, display)
     finally:
         display.close()
 

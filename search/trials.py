@@ -5,7 +5,7 @@ import logging
 import platform
 import shutil
 import traceback
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from datetime import datetime
 from importlib.metadata import PackageNotFoundError, version
@@ -99,10 +99,19 @@ def open_bench(plan: StudyPlan, options: Options, settings: WandbSettings, data:
     return Bench(plan, options, study, data, device, settings, open_wandb(settings))
 
 
+def open_benches(
+    plans: Sequence[StudyPlan], options: Options, settings: WandbSettings, data: FamilyData | None = None
+) -> list[Bench]:
+    """The benches of studies of one family, which share its data and W&B."""
+    first = open_bench(plans[0], options, settings, data)
+    others = [open_bench(plan, options, settings, first.data) for plan in plans[1:]]
+    return [first, *(replace(bench, wandb=first.wandb) for bench in others)]
+
+
 def run_trial(bench: Bench, trial: optuna.Trial, channel: Channel) -> None:
     """Trains the configuration of a claimed slot and tells the study how it ended. Raises TrialCrash for a bug."""
     plan, slot = bench.plan, trial.user_attrs["slot"]
-    channel.began(slot)
+    channel.began(plan.label(slot))
     trial, hyperparameters = patiently(bench.options.storage, lambda: _sample(bench, trial._trial_id))
     folder, checkpoints = _open_folder(bench, trial, _run_config(bench, slot, trial, hyperparameters))
     reports = Reports(trial, plan, is_remote=bench.options.storage is not None)

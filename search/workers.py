@@ -11,7 +11,8 @@ import signal
 import sys
 import time
 import traceback
-from dataclasses import dataclass, replace
+from collections.abc import Sequence
+from dataclasses import astuple, dataclass, replace
 from multiprocessing import resource_tracker
 from multiprocessing.connection import Connection, wait
 from multiprocessing.process import BaseProcess
@@ -25,11 +26,11 @@ from search.environment import prepare_process
 from search.interruption import Interruption
 from search.places import Unwritable, unwritable
 from search.plan import StudyPlan, worker_device
-from search.progress import Display, HereChannel, PipeChannel, PipeLog
+from search.progress import Channel, Display, HereChannel, PipeChannel, PipeLog
 from search.promotion import promoted
 from search.slots import INTERRUPTED, KILLED, StorageLost, Tally, claim, owner_identity, reconcile
 from search.storage import guard_lock, held, living_machines, patiently
-from search.trials import Bench, TrialCrash, adopt, open_bench, run_trial
+from search.trials import Bench, TrialCrash, adopt, open_benches, run_trial
 
 logger = logging.getLogger(__name__)
 
@@ -37,8 +38,14 @@ POLL_SECONDS = 1.0
 MOST_IDLE_DEATHS = 5  # workers that may die in a row without any slot getting finished
 
 
-def settle(bench: Bench, mark: str = KILLED) -> Tally:
-    """Reconciles the slots of the study under its guard."""
+def settle(benches: Sequence[Bench], mark: str = KILLED) -> Tally:
+    """Reconciles the slots of these studies; returns their sums."""
+    tallies = [_settle(bench, mark) for bench in benches]
+    return Tally(*(sum(numbers) for numbers in zip(*map(astuple, tallies), strict=True)))
+
+
+def _settle(bench: Bench, mark: str) -> Tally:
+    """Reconciles the slots of one study under its guard."""
     plan, url = bench.plan, bench.options.storage
 
     def guarded() -> Tally:
@@ -64,25 +71,36 @@ def enough_found(bench: Bench) -> str | None:
     return patiently(bench.options.storage, lambda: enough(bench.study, bench.options))
 
 
-def search_here(bench: Bench, interruption: Interruption, display: Display) -> float:
+def search_here(benches: Sequence[Bench], interruption: Interruption, display: Display) -> float:
     """Runs the trials one after another in this process: simple, and the same bits every time on a CPU.
 
     Returns the seconds in which it had nothing to do.
     """
     idle = 0.0
-    channel, owner = HereChannel(display, interruption), owner_identity()
+    channel = HereChannel(display, interruption)
     while True:
-        tally = settle(bench)
+        tally = settle(benches)
         display.finished(tally.finished)
-        interruption.enough = enough_found(bench)
-        if tally.finished == bench.plan.n_slots or interruption.is_requested:
+        interruption.enough = enough_found(benches[0])
+        if tally.finished == _n_slots(benches) or interruption.is_requested:
             return idle
-        trial = _claim(bench, owner)
-        if trial is not None:
-            run_trial(bench, trial, channel)
-        else:
+        if not run_next(benches, channel):
             idle += POLL_SECONDS
             time.sleep(POLL_SECONDS)  # a worker of a search that was just killed stops at its next epoch
+
+
+def _n_slots(benches: Sequence[Bench]) -> int:
+    return sum(bench.plan.n_slots for bench in benches)
+
+
+def run_next(benches: Sequence[Bench], channel: Channel) -> bool:
+    """Claims and trains a slot of the first study where one waits; False where none does."""
+    for bench in benches:
+        trial = _claim(bench, owner_identity())
+        if trial is not None:
+            run_trial(bench, trial, channel)
+            return True
+    return False
 
 
 def _claim(bench: Bench, owner: str) -> optuna.Trial | None:
@@ -102,38 +120,39 @@ class Worker:
     line: int
     process: BaseProcess
     connection: Connection
-    slot: int | None = None
+    task: str | None = None  # what it trains, in words
     crash: str | None = None
     trouble: str | None = None  # a folder that cannot be written to
     is_open: bool = True
     is_told: bool = False
 
 
-def search_with_workers(bench: Bench, interruption: Interruption, display: Display) -> float:
+def search_with_workers(benches: Sequence[Bench], interruption: Interruption, display: Display) -> float:
     """Keeps `--n_workers` processes busy until every slot is finished. Raises TrialCrash when a trial hit a bug.
 
     Returns the seconds, of all workers together, in which one had nothing to do because no slot was left.
     """
     crew: list[Worker] = []
+    n_workers, n_slots = benches[0].options.n_workers, _n_slots(benches)
     idle_deaths = most_finished = 0
-    tally, next_look = settle(bench), 0.0
+    tally, next_look = settle(benches), 0.0
     idle, last = 0.0, time.monotonic()
     try:
         while True:
             if time.monotonic() >= next_look:
-                tally, next_look = settle(bench), time.monotonic() + POLL_SECONDS
-                interruption.enough = enough_found(bench)
+                tally, next_look = settle(benches), time.monotonic() + POLL_SECONDS
+                interruption.enough = enough_found(benches[0])
             display.finished(tally.finished)
             now = time.monotonic()
             if not tally.waiting:
-                idle += (now - last) * (bench.options.n_workers - sum(worker.slot is not None for worker in crew))
+                idle += (now - last) * (n_workers - sum(worker.task is not None for worker in crew))
             last = now
-            if not crew and (tally.finished == bench.plan.n_slots or interruption.is_requested):
+            if not crew and (tally.finished == n_slots or interruption.is_requested):
                 return idle
             if interruption.is_requested:
                 _ask_to_stop(crew)
-            elif len(crew) < bench.options.n_workers and tally.waiting > sum(worker.slot is None for worker in crew):
-                crew.append(_start_worker(bench, crew))
+            elif len(crew) < n_workers and tally.waiting > sum(worker.task is None for worker in crew):
+                crew.append(_start_worker(benches, crew))
                 continue
             wait([worker.connection for worker in crew], timeout=POLL_SECONDS)
             for worker in crew:
@@ -143,26 +162,27 @@ def search_with_workers(bench: Bench, interruption: Interruption, display: Displ
             next_look = 0.0 if dead else next_look
             idle_deaths = 0 if tally.finished > most_finished else idle_deaths + sum(_bury(worker) for worker in dead)
             most_finished = tally.finished
-            if idle_deaths > MOST_IDLE_DEATHS * bench.options.n_workers:
+            if idle_deaths > MOST_IDLE_DEATHS * n_workers:
                 raise TrialCrash(f"{idle_deaths} worker processes died in a row and no trial was finished")
     except BaseException:
         for worker in crew:
             worker.process.kill()
             worker.process.join()
-        settle(bench, INTERRUPTED)
+        settle(benches, INTERRUPTED)
         raise
 
 
-def _start_worker(bench: Bench, crew: list[Worker]) -> Worker:
+def _start_worker(benches: Sequence[Bench], crew: list[Worker]) -> Worker:
     """A new process on the first free line. Spawned, not forked: torch may have threads by now."""
     context = multiprocessing.get_context("spawn")
     here, there = context.Pipe()
-    line = min(set(range(bench.options.n_workers)) - {worker.line for worker in crew})
-    options = replace(bench.options, device=worker_device(bench.options.device, line))
+    first = benches[0]
+    line = min(set(range(first.options.n_workers)) - {worker.line for worker in crew})
+    options = replace(first.options, device=worker_device(first.options.device, line))
     resource_tracker.ensure_running()  # starting it would lift the block below
     process = context.Process(
         target=_work,
-        args=(bench.plan, options, bench.wandb_settings, there, logging.getLogger().level),
+        args=([b.plan for b in benches], options, first.wandb_settings, there, logging.getLogger().level),
         name=f"worker {line}",
     )
     # Ctrl-C reaches all processes of a terminal: until a worker ignores it, it must not die by it with a traceback.
@@ -189,12 +209,12 @@ def _listen(worker: Worker, display: Display) -> None:
         while worker.connection.poll():
             kind, *content = worker.connection.recv()
             if kind == "began":
-                worker.slot = content[0]
-                display.began(worker.line, worker.slot)
+                worker.task = content[0]
+                display.began(worker.line, worker.task)
             elif kind == "epoch":
                 display.epoch(worker.line, *content)
             elif kind == "ended":
-                worker.slot = None
+                worker.task = None
             elif kind == "log":
                 name, level, text = content
                 logging.getLogger(name).log(level, "%s", text)
@@ -220,7 +240,9 @@ def _bury(worker: Worker) -> bool:
     return code != 0
 
 
-def _work(plan: StudyPlan, options: Options, settings: WandbSettings, connection: Connection, log_level: int) -> None:
+def _work(
+    plans: list[StudyPlan], options: Options, settings: WandbSettings, connection: Connection, log_level: int
+) -> None:
     """The life of a worker process: load the data once, then claim and run trials until nothing waits."""
     channel = PipeChannel(connection)
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C reaches every process of a terminal; the search decides
@@ -229,10 +251,10 @@ def _work(plan: StudyPlan, options: Options, settings: WandbSettings, connection
     logging.getLogger("search.postgresql").setLevel(logging.ERROR)  # the searching process tells of outages
     try:
         prepare_process()
-        bench = open_bench(plan, options, settings)
-        while not channel.stop_requested() and (trial := _claim(bench, owner_identity())) is not None:
-            run_trial(bench, trial, channel)
-        bench.wandb.close()
+        benches = open_benches(plans, options, settings)
+        while not channel.stop_requested() and run_next(benches, channel):
+            pass
+        benches[0].wandb.close()
     except StorageLost as lost:  # the searching process sees it too, and ends the study
         logger.warning("%s", lost)
         sys.exit(1)

@@ -17,6 +17,7 @@ from small_search import SMALL, SMALL_SPACES, start
 import hyperparameter_config
 import model_trainer
 from hyperparameter_search import main
+from search import workers
 
 pytestmark = pytest.mark.usefixtures("small_spaces")
 
@@ -222,6 +223,20 @@ def test_confirmation_trains_the_best_again_with_fresh_seeds(
     assert all(config["hyperparameters"] == origin["hyperparameters"] for config in confirmations)
     assert search(data_root, tmp_path, *arguments) == 0
     assert len(run_folders(tmp_path)) == 4
+
+
+@pytest.mark.slow
+def test_confirmations_of_several_slots_share_their_workers(
+    data_root: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    started, start_worker = [], workers._start_worker
+    monkeypatch.setattr(workers, "_start_worker", lambda *given: started.append(given) or start_worker(*given))
+    arguments = ["--n_trials", 2, "--n_workers", 2, "--confirm_top", 2, "--confirm_seeds", 2, "--max_epochs", 1]
+    assert search(data_root, tmp_path, *arguments) == 0
+    configs = [json.loads((folder / "config.json").read_text()) for folder in run_folders(tmp_path)]
+    seeds = sorted((config["origin"], config["slot"]) for config in configs if config["role"] == "confirmation")
+    assert seeds == [(0, 0), (0, 1), (1, 0), (1, 1)]
+    assert len(started) <= 4  # two for the trials, two for all that came after
 
 
 def test_diverging_trials_are_recorded_and_no_finished_one_means_exit_code_1(

@@ -91,8 +91,8 @@ if __name__ == "__main__":
         import hyperparameter_config
 
         hyperparameter_config.SEARCH_SPACES.update(SPACES)
-        from hyperparameter_search import main
+        from hyperparameter_search import run
 
-        sys.exit(main())
+        run()
     except KeyboardInterrupt:  # in its first moments, as in the command itself
         sys.exit(130)

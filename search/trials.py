@@ -296,7 +296,9 @@ def adopt(bench: Bench, trial: FrozenTrial) -> TrialEnd | None:
         return None
     try:
         results = read_run(results_dir / name).results
-    except (FileNotFoundError, RecordError) as problem:
+    except FileNotFoundError:  # it ended while the folder was made
+        return None
+    except RecordError as problem:
         logger.warning("%s: %s", name, problem)
         return None
     if results is None:

@@ -35,7 +35,8 @@ def rollout(operator: Operator, *splits: Split) -> list[Tensor]:
     """The operator's trajectories from the histories of each split, (N, T, C); past their ends they mean nothing.
 
     All go together, long ones first: what a batch costs beside its trajectories is paid once, and one that is over
-    costs nothing more. Median final evaluation of the three operators on mackey .6 times that of split after split.
+    costs nothing more. On mackey, 700 at a time, method of steps, stacked history and memory kernel take .70, .66 and
+    .51 of the time of split after split.
     """
     operator.eval()
     history, tau, params, lengths = (

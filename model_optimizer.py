@@ -41,15 +41,15 @@ class JointOptimizer:
         values, gradients = _flattened(decaying + constant + matrices)
         sizes = [sum(p.numel() for p in part) for part in (decaying, constant, matrices)]
         self._gradients, self.rate = gradients, values.new_zeros(())
-        self._decays = (weight_decay, 0.0)
-        self._groups = list(zip(values.split(sizes)[:2], gradients.split(sizes)[:2], strict=True))
+        values_of, gradients_of = values.split(sizes), gradients.split(sizes)
+        self._groups = [(values_of[0], gradients_of[0], weight_decay), (values_of[1], gradients_of[1], 0.0)]
         self._moments = [
             {
                 "step": value.new_zeros((), dtype=torch.float32),
                 "exp_avg": torch.zeros_like(value),
                 "exp_avg_sq": torch.zeros_like(value),
             }
-            for value, _ in self._groups
+            for value, *_ in self._groups
         ]
         self._muon = None
         if matrices:
@@ -68,7 +68,7 @@ class JointOptimizer:
 
     @torch.no_grad()
     def step(self) -> None:
-        for (value, gradient), moments, decay in zip(self._groups, self._moments, self._decays, strict=True):
+        for (value, gradient, decay), moments in zip(self._groups, self._moments, strict=True):
             state = [moments["exp_avg"]], [moments["exp_avg_sq"]], [], [moments["step"]]
             adamw([value], [gradient], *state, fused=True, lr=self.rate, weight_decay=decay, **ADAMW)
         if self._muon is not None:

@@ -29,7 +29,7 @@ from search.storage import patiently, search_lock, signs_of_life
 from search.study_log import live_study
 from search.trials import Bench, TrialCrash, open_bench
 from search.winner import keep_winner
-from search.workers import enough_found, search_here, search_with_workers, settle
+from search.workers import enough_found, search_here, search_with_workers, settle, slots_of
 
 logger = logging.getLogger(__name__)
 
@@ -158,7 +158,7 @@ def run_slots(
 
     Calls `on_finished` whenever more slots are.
     """
-    plan, options, n_slots = benches[0].plan, benches[0].options, sum(bench.plan.n_slots for bench in benches)
+    plan, options, n_slots = benches[0].plan, benches[0].options, slots_of(benches)
     name = plan.name if plan.origin is None else f"{plan.parent}, fresh seeds"
     finished = settle(benches).finished
     if finished == n_slots:

@@ -82,14 +82,15 @@ def search_here(benches: Sequence[Bench], interruption: Interruption, display: D
         tally = settle(benches)
         display.finished(tally.finished)
         interruption.enough = enough_found(benches[0])
-        if tally.finished == _n_slots(benches) or interruption.is_requested:
+        if tally.finished == slots_of(benches) or interruption.is_requested:
             return idle
         if not run_next(benches, channel):
             idle += POLL_SECONDS
             time.sleep(POLL_SECONDS)  # a worker of a search that was just killed stops at its next epoch
 
 
-def _n_slots(benches: Sequence[Bench]) -> int:
+def slots_of(benches: Sequence[Bench]) -> int:
+    """How many slots these studies have."""
     return sum(bench.plan.n_slots for bench in benches)
 
 
@@ -133,7 +134,7 @@ def search_with_workers(benches: Sequence[Bench], interruption: Interruption, di
     Returns the seconds, of all workers together, in which one had nothing to do because no slot was left.
     """
     crew: list[Worker] = []
-    n_workers, n_slots = benches[0].options.n_workers, _n_slots(benches)
+    n_workers, n_slots = benches[0].options.n_workers, slots_of(benches)
     idle_deaths = most_finished = 0
     tally, next_look = settle(benches), 0.0
     idle, last = 0.0, time.monotonic()

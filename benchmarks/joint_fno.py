@@ -16,7 +16,7 @@ from torch.nn import functional
 
 import dno
 from data.batches import FamilyData
-from dno.fourier_layer import FourierLayer
+from dno.fourier_layer import FourierLayer, FourierLayers
 from dno.layers import Lift
 from dno.operator import Operator, OperatorSpec
 
@@ -57,7 +57,7 @@ class JointFNO(Operator):
         points = (1 + h.intervals) * spec.points_per_delay + 1
         self.lift = Lift(self.inputs + 2, len(spec.parameter_names) + 1, h.width)  # state; mask, time; delay
         modes_x = min(h.modes_x, spec.n_space // 2 + 1)
-        self.layers = nn.ModuleList(
+        self.layers = FourierLayers(
             FourierLayer(points, spec.n_space, h.modes, modes_x, h.width, 0.0) for _ in range(h.n_layers)
         )
         self.hidden, self.out = nn.Linear(h.width, 128), nn.Linear(128, spec.components)
@@ -75,8 +75,7 @@ class JointFNO(Operator):
         time = time[:, None, None, None].expand_as(is_past)
         delay = ((tau - self.tau_mean) / self.tau_deviation)[:, None]
         x = self.lift(torch.cat([state, is_past, time], -1), torch.cat([self.standardised(params), delay], 1))
-        for layer in self.layers:
-            x = layer(x)
+        x = self.layers(x)
         return self.out(functional.gelu(self.hidden(x[len(past) :]))), scale
 
     def forward(

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from dno.fourier_layer import FourierLayer
+from dno.fourier_layer import FourierLayers
 from dno.layers import PointwiseNetwork
 from dno.spectral import SpectralConvolution, wave_numbers
 
@@ -28,14 +28,16 @@ def spectral_convolution(layer: SpectralConvolution, x: Tensor) -> Tensor:
     return torch.fft.irfft(torch.fft.ifft(mixed, dim=1), n=length, dim=0)[:points].contiguous()
 
 
-def fourier_layer(self: FourierLayer, x: Tensor, rows: int = 1) -> Tensor:
-    """x + dropout(gelu(K x + Σ_k W_k x[n-k] + b)), row by row."""
-    stacked = x.unflatten(2, (rows, -1))  # (S, X, R, B, C)
-    mixed = self.taps[0](stacked)
-    for k, tap in enumerate(self.taps[1:rows], start=1):
-        earlier = functional.pad(tap(stacked[:, :, :-k]), (0, 0, 0, 0, k, 0))
-        mixed = mixed + earlier
-    return x + self.dropout(functional.gelu(spectral_convolution(self.spectral, x) + mixed.flatten(2, 3)))
+def fourier_layers(self: FourierLayers, x: Tensor, rows: int = 1) -> Tensor:
+    """x + dropout(gelu(K x + Σ_k W_k x[n-k] + b)) of the rows that see `reach` earlier ones, layer by layer."""
+    x = x.unflatten(2, (rows, -1))  # (S, X, R, B, C)
+    for layer in self:
+        seen = x[:, :, layer.reach :]
+        z = spectral_convolution(layer.spectral, seen.flatten(2, 3)).view(seen.shape)
+        for k, tap in enumerate(layer.taps):
+            z = z + tap(x[:, :, layer.reach - k : x.shape[2] - k])
+        x = seen + layer.dropout(functional.gelu(z))
+    return x.flatten(2, 3)
 
 
 def pointwise_network(self: PointwiseNetwork, x: Tensor) -> Tensor:
@@ -51,7 +53,7 @@ def pointwise_network(self: PointwiseNetwork, x: Tensor) -> Tensor:
 def plain() -> Iterator[None]:
     """Within it, every operator computes with the plain layers, on the same parameters."""
     replaced: list[tuple[type[nn.Module], object]] = [
-        (FourierLayer, fourier_layer),
+        (FourierLayers, fourier_layers),
         (PointwiseNetwork, pointwise_network),
     ]
     with contextlib.ExitStack() as stack:

@@ -1,81 +1,149 @@
-"""The layer x + gelu(K x + Σ_k W_k x[n-k] + b) with its gradient written by hand.
+"""Chains of the layer x + dropout(gelu(K x + Σ_k W_k x[n-k] + b)), with their gradient written by hand.
 
 K is a spectral convolution, W_0 a pointwise map, W_k maps of earlier rows (the stacked history's causal kernel). By
 hand it takes no copies: matrix products accumulate in place, and slices of the spectrum need no zero-filled gradients.
+At the sizes of a search, asking for memory, making views of it and fetching it into the cache is a fifth of a step; so
+on a CPU a chain keeps its memory and the views from one training step to the next.
 """
 
-import itertools
+from collections.abc import Iterable
+from itertools import chain, pairwise
+from typing import NamedTuple
 
 import torch
 from torch import Tensor, nn
 from torch.autograd.function import FunctionCtx, once_differentiable
-from torch.nn import functional
 
-from dno.spectral import SpectralConvolution, TruncatedTransform, mix_channels, mix_channels_adjoint
+from dno.spectral import ChannelMixing, SpectralConvolution, TruncatedTransform
 
 
-class _Layer(torch.autograd.Function):
-    """gelu(K x + Σ_k W_k x[n-k] + b), plus x if `is_residual`.
+class _Form(NamedTuple):
+    """What a layer is beside its parameters, which are the spectral weight, b, W_0, … W_reach."""
 
-    The field (S, X, R B, C) holds R rows of B samples. Read as one list of points (S X R B, C), a row earlier is B
-    places earlier, so W_k acts on one contiguous piece; what leaks from one place's last rows into the next place's
-    first ones is overwritten.
+    transform: TruncatedTransform
+    reach: int
+    dropout: float
+
+
+class _Scratch:
+    """Memory that layers on fields of one shape overwrite in turn."""
+
+    def __init__(self, like: Tensor, shape: tuple[int, ...], n_modes: int) -> None:
+        self.mixing = ChannelMixing(like, n_modes, *shape[2:])
+        self.by_z = like.new_empty(shape)
+        self.columns, self.points = self.by_z.view(shape[0], -1), self.by_z.view(-1, shape[3])
+
+
+class _Pass:
+    """One layer on fields (S, X, R B, C) of one shape, with the values that its gradient needs.
+
+    Of R rows it computes those that see `reach` rows before them: -> (S, X, (R - reach) B, C).
     """
 
-    @staticmethod
-    def forward(
-        ctx: FunctionCtx,
-        x: Tensor,
-        weight: Tensor,
-        bias: Tensor,
-        transform: TruncatedTransform,
-        rows: int,
-        is_residual: bool,
-        *taps: Tensor,
-    ) -> Tensor:
-        points = x.view(-1, x.shape[-1])
-        batch = x.shape[2] // rows
-        if len(taps) == 1:
-            z = torch.addmm(bias, points, taps[0].T)
+    def __init__(self, form: _Form, like: Tensor, shape: tuple[int, ...], batch: int, scratch: _Scratch) -> None:
+        self.form, self.batch, self.scratch, self.first = form, batch, scratch, form.reach * batch
+        n_modes, (length, _, samples, width) = form.transform.n_modes, shape
+        self.z, self.out = like.new_empty(shape), like.new_empty(shape)
+        self.z_columns, self.z_points = self.z.view(length, -1), self.z.view(-1, width)
+        self.spectrum = like.new_empty(n_modes, 2 * samples, width)
+        self.spectrum_rows, self.spectrum_transposed = self.spectrum.view(2 * n_modes, -1), self.spectrum.mT
+        self.passed: Tensor | None = None  # by dropout
+
+    def forward(self, x: Tensor, weight: Tensor, bias: Tensor, *taps: Tensor) -> Tensor:
+        """The layer's values, in `out`."""
+        mixing, transform = self.scratch.mixing, self.form.transform
+        seen = x
+        if self.form.reach == 0:
+            torch.addmm(bias, x.view(-1, x.shape[3]), taps[0].T, out=self.z_points)
         else:
-            z = bias.expand_as(points).contiguous()
-            for k in range(len(taps) - 1, 0, -1):
-                z[k * batch :].addmm_(points[: -k * batch], taps[k].T)
-                z.view(-1, rows, batch, z.shape[1])[:, :k] = bias
-            z.addmm_(points, taps[0].T)
-        z = z.view(x.shape)
-        spectrum = transform.analyse(x)
-        transform.add_synthesis(z, mix_channels(spectrum, weight))
-        ctx.save_for_backward(x, weight, spectrum, z, *taps)
-        ctx.transform, ctx.rows, ctx.is_residual = transform, rows, is_residual
-        out = functional.gelu(z)
-        return out.add_(x) if is_residual else out
+            seen, z = x[:, :, self.first :], self.z.flatten(0, 1)
+            z.copy_(bias)
+            for earlier, tap in zip(self._earlier(x), taps, strict=True):
+                z.baddbmm_(earlier, tap.T.expand(len(z), -1, -1))
+        transform.analyse(seen.reshape(x.shape[0], -1), self.spectrum_rows)
+        mixing.forward(self.spectrum, weight)
+        transform.add_synthesis(self.z_columns, mixing.rows)
+        torch.ops.aten.gelu.out(self.z, out=self.out)
+        if self.form.dropout:
+            self.out, self.passed = torch.native_dropout(self.out, self.form.dropout, True)
+        return self.out.add_(seen)
+
+    def backward(
+        self, gradient: Tensor, x: Tensor, weight: Tensor, bias: Tensor, *taps: Tensor
+    ) -> tuple[Tensor, tuple[Tensor, ...]]:
+        """Gradients by x and by the parameters; that by the layer's values is overwritten."""
+        mixing, transform, by_points = self.scratch.mixing, self.form.transform, self.scratch.points
+        by_passed = gradient
+        if self.form.dropout:
+            by_passed = torch.ops.aten.native_dropout_backward(gradient, self.passed, 1 / (1 - self.form.dropout))
+        torch.ops.aten.gelu_backward.grad_input(by_passed, self.z, grad_input=self.scratch.by_z)
+        transform.synthesis_adjoint(self.scratch.columns, mixing.rows)
+        by_weight = mixing.adjoint(self.spectrum_transposed, weight)
+        gradient.view(by_points.shape).addmm_(by_points, taps[0])
+        transform.add_analysis_adjoint(gradient.view(self.scratch.columns.shape), mixing.rows)
+        by_bias = by_points.sum(0)
+        if self.form.reach == 0:
+            return gradient, (by_weight, by_bias, by_points.T @ x.view(-1, x.shape[3]))
+        by_x, by_taps = torch.zeros_like(x), []
+        by_x[:, :, self.first :] = gradient
+        for k, (earlier, by_earlier) in enumerate(zip(self._earlier(x), self._earlier(by_x), strict=True)):
+            by_taps.append(by_points.T @ earlier.reshape(by_points.shape))
+            if k > 0:
+                by_earlier += (by_points @ taps[k]).view(earlier.shape)
+        return by_x, (by_weight, by_bias, *by_taps)
+
+    def _earlier(self, x: Tensor) -> list[Tensor]:
+        """What the rows that are computed see: themselves, the row before, … of (S X, R B, C)."""
+        places, starts = x.flatten(0, 1), range(self.first, -1, -self.batch)
+        return [places[:, start : start + x.shape[2] - self.first] for start in starts]
+
+
+class _Passes:
+    """All layers of a chain on fields of one shape."""
+
+    def __init__(self, key: tuple[object, ...], forms: list[_Form], x: Tensor, batch: int) -> None:
+        self.key, self.turn, self.layers = key, 0, []
+        scratch: dict[tuple[int, ...], _Scratch] = {}
+        length, space, samples, width = x.shape
+        for form in forms:
+            samples -= form.reach * batch
+            shape, n_modes = (length, space, samples, width), form.transform.n_modes
+            if (samples, n_modes) not in scratch:
+                scratch[samples, n_modes] = _Scratch(x, shape, n_modes)
+            self.layers.append(_Pass(form, x, shape, batch, scratch[samples, n_modes]))
+        counts = [0, *(3 + form.reach for form in forms)]
+        ends = [sum(counts[: i + 1]) for i in range(len(counts))]
+        self.own = [slice(*piece) for piece in pairwise(ends)]  # of all parameters
+
+
+class _Chain(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx: FunctionCtx, x: Tensor, layers: "FourierLayers", passes: _Passes, *parameters: Tensor) -> Tensor:
+        ctx.save_for_backward(x, *parameters)
+        passes.turn += 1
+        ctx.layers, ctx.passes, ctx.turn = layers, passes, passes.turn
+        passes.layers[-1].out = torch.empty_like(passes.layers[-1].out)  # the caller's
+        for layer, own in zip(passes.layers, passes.own, strict=True):
+            x = layer.forward(x, *parameters[own])
+        return x
 
     @staticmethod
     @once_differentiable
     def backward(ctx: FunctionCtx, gradient: Tensor) -> tuple[Tensor | None, ...]:
-        x, weight, spectrum, z, *taps = ctx.saved_tensors
-        gradient = gradient.contiguous()
-        by_z = torch.ops.aten.gelu_backward(gradient, z)
-        by_spectrum, by_weight = mix_channels_adjoint(ctx.transform.synthesis_adjoint(by_z), spectrum, weight)
-        points, by_points = x.view(-1, x.shape[-1]), by_z.view(-1, x.shape[-1])
-        by_bias = by_points.sum(0)
-        by_x = by_points @ taps[0]
-        by_taps = [by_points.T @ points]
-        batch = x.shape[2] // ctx.rows
-        for k in range(1, len(taps)):
-            by_points.view(-1, ctx.rows, batch, x.shape[-1])[:, :k] = 0
-            by_taps.append(by_points[k * batch :].T @ points[: -k * batch])
-            by_x[: -k * batch].addmm_(by_points[k * batch :], taps[k])
-        by_x = by_x.view(x.shape)
-        ctx.transform.add_analysis_adjoint(by_x, by_spectrum)
-        if ctx.is_residual:
-            by_x += gradient
-        return by_x, by_weight, by_bias, None, None, None, *by_taps
+        passes, (x, *parameters) = ctx.passes, ctx.saved_tensors
+        if passes.turn != ctx.turn:
+            raise RuntimeError("the layers have computed something else since, over what this gradient needs")
+        gradient, found = gradient.clone(memory_format=torch.contiguous_format), []
+        inputs = [x, *(layer.out for layer in passes.layers[:-1])]
+        for layer, its_input, own in reversed(list(zip(passes.layers, inputs, passes.own, strict=True))):
+            gradient, by_own = layer.backward(gradient, its_input, *parameters[own])
+            found.append(by_own)
+        ctx.layers.free(passes)
+        return gradient, None, None, *chain.from_iterable(reversed(found))
 
 
 class FourierLayer(nn.Module):
-    """x + dropout(gelu(K x + Σ_k W_k x[n-k] + b)), k <= `reach`, of a field (S, X, R B, C) of R rows of B samples."""
+    """The parameters of x + dropout(gelu(K x + Σ_k W_k x[n-k] + b)), k <= `reach`; `FourierLayers` applies it."""
 
     def __init__(
         self, n_points: int, n_space: int, modes_t: int, modes_x: int, width: int, dropout: float, reach: int = 0
@@ -88,10 +156,31 @@ class FourierLayer(nn.Module):
                 tap.weight.mul_(0.5)
         self.reach, self.dropout = reach, nn.Dropout(dropout)
 
+
+class FourierLayers(nn.ModuleList):
+    """Fourier layers in turn, of a field (S, X, R B, C) of R rows of B samples -> (S, X, (R - Σ reach) B, C).
+
+    Only rows that see all they reach back to are computed, so R > Σ reach.
+    """
+
+    def __init__(self, layers: Iterable[FourierLayer]) -> None:
+        super().__init__(layers)
+        self._passes: _Passes | None = None
+
     def forward(self, x: Tensor, rows: int = 1) -> Tensor:
-        taps = [tap.weight for tap in itertools.islice(self.taps, rows)]  # a slice would build a module
-        is_residual = not (self.training and self.dropout.p)
-        mixed = _Layer.apply(
-            x.contiguous(), self.spectral.weight, self.taps[0].bias, self.spectral.transform, rows, is_residual, *taps
-        )
-        return mixed if is_residual else x + self.dropout(mixed)
+        forms, parameters = [], []
+        for layer in self:
+            forms.append(_Form(layer.spectral.transform, layer.reach, layer.dropout.p if self.training else 0.0))
+            parameters += [layer.spectral.weight, layer.taps[0].bias, *(tap.weight for tap in layer.taps)]
+        key = forms, rows, x.shape, x.dtype, x.device
+        passes = None
+        if torch.is_grad_enabled():
+            passes, self._passes = self._passes, None  # not to be overwritten before its gradient is asked for
+        if passes is None or passes.key != key:
+            passes = _Passes(key, forms, x, x.shape[2] // rows)
+        return _Chain.apply(x.contiguous(), self, passes, *parameters)
+
+    def free(self, passes: _Passes) -> None:
+        """Keeps the memory for the next call; not on a GPU, where a graph may have recorded where it lies."""
+        if passes.key[-1].type == "cpu":
+            self._passes = passes

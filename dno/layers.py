@@ -86,11 +86,10 @@ class _Gate(torch.autograd.Function):
     def backward(ctx: FunctionCtx, gradient: Tensor) -> tuple[Tensor | None, ...]:
         x, weight, value, gate, passed = ctx.saved_tensors
         a, b = weight.chunk(2)
-        by_value = gradient * passed
-        by_gate = torch.ops.aten.gelu_backward(gradient * value, gate)
-        by_x = (by_value @ a).addmm_(by_gate, b)
-        if ctx.is_residual:
-            by_x += gradient
+        by_value, by_gate = gradient * passed, gradient * value
+        torch.ops.aten.gelu_backward.grad_input(by_gate, gate, grad_input=by_gate)
+        by_x = torch.addmm(gradient, by_value, a) if ctx.is_residual else by_value @ a
+        by_x.addmm_(by_gate, b)
         by_weight, by_bias = torch.empty_like(weight), weight.new_empty(len(weight))
         for part, half in zip((by_value, by_gate), (slice(len(a)), slice(len(a), None)), strict=True):
             torch.mm(part.T, x, out=by_weight[half])

@@ -8,9 +8,9 @@ Picard–Lindelöf), by quadrature on the stored grid, so the solution is contin
 from dataclasses import dataclass
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
-from dno.fourier_layer import FourierLayer
+from dno.fourier_layer import FourierLayer, FourierLayers
 from dno.layers import Lift
 from dno.operator import Operator, OperatorSpec
 from dno.picard import PicardHead
@@ -47,7 +47,7 @@ class MethodOfSteps(Operator):
         super().__init__(spec, h.log_state, h.homogeneous)
         points, parameters = spec.points_per_delay + 1, len(spec.parameter_names)
         self.lift = Lift(self.inputs, parameters, h.width)
-        self.layers = nn.ModuleList(
+        self.layers = FourierLayers(
             FourierLayer(points, spec.n_space, h.fourier_modes_t, h.fourier_modes_x, h.width, h.dropout)
             for _ in range(h.n_layers)
         )
@@ -55,10 +55,7 @@ class MethodOfSteps(Operator):
 
     def features(self, state: Tensor, parameters: Tensor) -> Tensor:
         """c(s) from the normalised past segment: (S, X, B, c), (B, P) -> (S, X, B, W)."""
-        x = self.lift(self.seen(state), parameters)
-        for layer in self.layers:
-            x = layer(x)
-        return x
+        return self.layers(self.lift(self.seen(state), parameters))
 
     def next_row(self, window: Tensor, present: Tensor, tau: Tensor, params: Tensor) -> Tensor:
         parameters = self.standardised(params)

@@ -99,50 +99,60 @@ class TruncatedTransform(nn.Module):
     def _constant(self, name: str, matrix: np.ndarray) -> None:
         self.register_buffer(name, torch.tensor(matrix, dtype=torch.get_default_dtype()), persistent=False)
 
-    def analyse(self, field: Tensor) -> Tensor:
-        """F x: (S, X, B, C) -> (m Q, 2, B, C)."""
-        columns = field.reshape(self.n_points, -1)
-        spectrum = self._rfft(columns) if self.is_fft else self.time_forward @ columns  # (2m, X B C)
-        if self.n_space > 1:
-            spectrum = self.space_forward @ spectrum.view(self.modes_t, 2 * self.n_space, -1)  # (m, 2Q, B C)
-        return spectrum.view(self.n_modes, 2, *field.shape[2:])
-
-    def add_synthesis(self, field: Tensor, spectrum: Tensor) -> None:
-        """field += G y, in place: y (m Q, 2, B, C) onto (S, X, B, C)."""
-        if self.n_space > 1:
-            spectrum = self.space_inverse @ spectrum.reshape(self.modes_t, len(self.space_forward), -1)
-        self._add_time(field, spectrum, None if self.is_fft else self.time_inverse)
-
-    def synthesis_adjoint(self, gradient: Tensor) -> Tensor:
-        """Gᵀ g: (S, X, B, C) -> (m Q, 2, B, C)."""
-        columns = gradient.view(self.n_points, -1)
-        if self.is_fft:
-            spectrum = (self._rfft(columns).view(self.modes_t, 2, -1) * self.weights).view(2 * self.modes_t, -1)
-        else:
-            spectrum = self.time_inverse.T @ columns
-        if self.n_space > 1:
-            spectrum = self.space_inverse.T @ spectrum.view(self.modes_t, 2 * self.n_space, -1)
-        return spectrum.view(self.n_modes, 2, *gradient.shape[2:])
-
-    def add_analysis_adjoint(self, field: Tensor, gradient: Tensor) -> None:
-        """field += Fᵀ g, in place: g (m Q, 2, B, C) onto (S, X, B, C)."""
-        if self.n_space > 1:
-            gradient = self.space_forward.T @ gradient.reshape(self.modes_t, len(self.space_forward), -1)
-        if self.is_fft:
-            gradient = gradient.reshape(self.modes_t, 2, -1) / self.weights
-        self._add_time(field, gradient, None if self.is_fft else self.time_forward.T)
-
-    def _rfft(self, columns: Tensor) -> Tensor:
-        spectrum = torch.fft.rfft(columns, n=self.length, dim=0)[: self.modes_t]
-        return torch.stack([spectrum.real, spectrum.imag], 1).view(2 * self.modes_t, -1)
-
-    def _add_time(self, field: Tensor, spectrum: Tensor, matrix: Tensor | None) -> None:
-        columns = field.view(self.n_points, -1)
-        if matrix is not None:
-            columns.addmm_(matrix, spectrum.reshape(2 * self.modes_t, -1))
+    def analyse(self, columns: Tensor, out: Tensor) -> None:
+        """out = F x: (S, X B C) -> (2 m Q, B C)."""
+        if self.n_space == 1:
+            self._analyse_time(columns, out)
             return
-        real, imaginary = spectrum.reshape(self.modes_t, 2, -1).unbind(1)
+        spectrum = columns.new_empty(2 * self.modes_t, columns.shape[1])
+        self._analyse_time(columns, spectrum)
+        self._map_space(self.space_forward, spectrum, out)
+
+    def add_synthesis(self, columns: Tensor, spectrum: Tensor) -> None:
+        """columns += G y: y (2 m Q, B C) onto (S, X B C)."""
+        if self.n_space > 1:
+            spectrum = self._map_space(self.space_inverse, spectrum)
+        self._add_time(columns, spectrum, None if self.is_fft else self.time_inverse)
+
+    def synthesis_adjoint(self, columns: Tensor, out: Tensor) -> None:
+        """out = Gᵀ g: (S, X B C) -> (2 m Q, B C)."""
+        spectrum = out if self.n_space == 1 else columns.new_empty(2 * self.modes_t, columns.shape[1])
+        if self.is_fft:
+            self._analyse_time(columns, spectrum)
+            spectrum.view(self.modes_t, 2, -1).mul_(self.weights)
+        else:
+            torch.mm(self.time_inverse.T, columns, out=spectrum)
+        if self.n_space > 1:
+            self._map_space(self.space_inverse.T, spectrum, out)
+
+    def add_analysis_adjoint(self, columns: Tensor, gradient: Tensor) -> None:
+        """columns += Fᵀ g: g (2 m Q, B C) onto (S, X B C)."""
+        if self.n_space > 1:
+            gradient = self._map_space(self.space_forward.T, gradient)
+        if self.is_fft:
+            gradient = gradient.view(self.modes_t, 2, -1) / self.weights
+        self._add_time(columns, gradient, None if self.is_fft else self.time_forward.T)
+
+    def _analyse_time(self, columns: Tensor, out: Tensor) -> None:
+        if not self.is_fft:
+            torch.mm(self.time_forward, columns, out=out)
+            return
+        spectrum = torch.fft.rfft(columns, n=self.length, dim=0)[: self.modes_t]
+        torch.stack([spectrum.real, spectrum.imag], 1, out=out.view(self.modes_t, 2, -1))
+
+    def _add_time(self, columns: Tensor, spectrum: Tensor, matrix: Tensor | None) -> None:
+        if matrix is not None:
+            columns.addmm_(matrix, spectrum)
+            return
+        real, imaginary = spectrum.view(self.modes_t, 2, -1).unbind(1)
         columns += torch.fft.irfft(torch.complex(real, imaginary), n=self.length, dim=0)[: self.n_points]
+
+    def _map_space(self, matrix: Tensor, spectrum: Tensor, out: Tensor | None = None) -> Tensor:
+        """The matrix of the space axis at every frequency in s: (2 m X, B C) -> (2 m Q, B C), or back."""
+        pieces = spectrum.view(self.modes_t, matrix.shape[1], -1)
+        if out is not None:
+            out = out.view(self.modes_t, matrix.shape[0], -1)
+        return torch.bmm(matrix.expand(self.modes_t, -1, -1), pieces, out=out).view(2 * self.modes_t, -1)
 
 
 class SpectralConvolution(nn.Module):
@@ -159,26 +169,33 @@ class SpectralConvolution(nn.Module):
         self.weight = nn.Parameter(scale * torch.randn(self.transform.n_modes, width, 2 * width))
 
 
-def mix_channels(spectrum: Tensor, weight: Tensor) -> Tensor:
-    """The complex product y = x W of every mode: (n, 2, B, C), (n, C, 2C) -> (n, 2, B, C)."""
-    modes, _, batch, width = spectrum.shape
-    product = torch.bmm(spectrum.view(modes, 2 * batch, width), weight).view(modes, 2, batch, 2, width)
-    mixed = torch.empty_like(spectrum)
-    torch.sub(product[:, 0, :, 0], product[:, 1, :, 1], out=mixed[:, 0])
-    torch.add(product[:, 0, :, 1], product[:, 1, :, 0], out=mixed[:, 1])
-    return mixed
+class ChannelMixing:
+    """The complex product y = x W of every mode, on spectra (n, 2 B, C) of one shape; it keeps the memory for it."""
 
+    def __init__(self, like: Tensor, modes: int, batch: int, width: int) -> None:
+        product = like.new_empty(modes, 2, batch, 2, width)  # of both parts of x with both parts of W
+        self._product = product.view(modes, 2 * batch, 2 * width)
+        self._of_real = product[:, 0]
+        (self._rr, self._ri), (self._ir, self._ii) = (product[:, part].unbind(2) for part in (0, 1))
+        mixed = like.new_empty(modes, 2, batch, width)
+        self._real, self._imaginary = mixed.unbind(1)
+        self._swapped, self._mixed = mixed.transpose(1, 2), mixed.view(modes, 2 * batch, width)
+        self.rows = mixed.view(2 * modes, -1)  # y, or a gradient
 
-def mix_channels_adjoint(gradient: Tensor, spectrum: Tensor, weight: Tensor) -> tuple[Tensor, Tensor]:
-    """Gradients of `mix_channels` by its spectrum and by its weight."""
-    modes, _, batch, width = spectrum.shape
-    product = gradient.new_empty(modes, 2, batch, 2, width)
-    product[:, 0] = gradient.transpose(1, 2)
-    product[:, 1, :, 0] = gradient[:, 1]
-    torch.neg(gradient[:, 0], out=product[:, 1, :, 1])
-    product = product.view(modes, 2 * batch, 2 * width)
-    by_weight = torch.bmm(spectrum.view(modes, 2 * batch, width).mT, product)
-    return torch.bmm(product, weight.mT).view(spectrum.shape), by_weight
+    def forward(self, spectrum: Tensor, weight: Tensor) -> None:
+        """y of x (n, 2 B, C) and of [Wr | Wi] (n, C, 2C), in `rows`."""
+        torch.bmm(spectrum, weight, out=self._product)
+        torch.sub(self._rr, self._ii, out=self._real)
+        torch.add(self._ri, self._ir, out=self._imaginary)
+
+    def adjoint(self, transposed: Tensor, weight: Tensor) -> Tensor:
+        """The gradient by W from xᵀ (n, C, 2 B). In `rows` that by y makes room for that by x."""
+        self._of_real.copy_(self._swapped)
+        self._ir.copy_(self._imaginary)
+        torch.neg(self._real, out=self._ii)
+        by_weight = torch.bmm(transposed, self._product)
+        torch.bmm(self._product, weight.mT, out=self._mixed)
+        return by_weight
 
 
 class SpaceFilter(nn.Module):

@@ -11,9 +11,9 @@ after 120 s, against 1.0e-3 after 60 s). All rows of a crop train in parallel un
 from dataclasses import dataclass
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
-from dno.fourier_layer import FourierLayer
+from dno.fourier_layer import FourierLayer, FourierLayers
 from dno.layers import Lift
 from dno.operator import TINY, Operator, OperatorSpec
 from dno.picard import PicardHead
@@ -59,7 +59,7 @@ class StackedHistory(Operator):
         self.lift = Lift(self.inputs, 1 + parameters + 1, h.width)  # state; presence, parameters, delay
         # The kernels' reach adds up to exactly `rows`, spread over the layers from the first on.
         reach = [(h.rows - 1) // h.n_layers + (i < (h.rows - 1) % h.n_layers) for i in range(h.n_layers)]
-        self.layers = nn.ModuleList(
+        self.layers = FourierLayers(
             FourierLayer(points, spec.n_space, h.fourier_modes_t, h.fourier_modes_x, h.width, h.dropout, r)
             for r in reach
         )
@@ -75,11 +75,7 @@ class StackedHistory(Operator):
         delay = ((tau - self.tau_mean) / self.tau_deviation)[:, None]
         given = torch.cat([presence, parameters.expand(rows, -1, -1), delay.expand(rows, -1, -1)], -1)
         x = self.lift(self.seen(state) * presence, given)
-        batch, flat = x.shape[3], x.flatten(2, 3)  # (S, X, R B, W)
-        for layer in self.layers:
-            flat = layer(flat, rows)[:, :, layer.reach * batch :]
-            rows -= layer.reach
-        return flat.unflatten(2, (rows, batch))
+        return self.layers(x.flatten(2, 3), rows).unflatten(2, (-1, x.shape[3]))
 
     def _encode_rows(self, rows: Tensor, present: Tensor, past: int) -> tuple[Tensor, Tensor | None]:
         """(B, R, M+1, C) -> state (S, X, R, B, c) and the scale (B, 1), from the first `past` rows alone."""

@@ -6,7 +6,7 @@ import torch
 
 from benchmarks.plain_layers import plain
 from dno import spectral
-from dno.fourier_layer import FourierLayer
+from dno.fourier_layer import FourierLayer, FourierLayers
 from dno.layers import PointwiseNetwork
 from dno.quadrature import (
     differentiation_matrix,
@@ -14,7 +14,7 @@ from dno.quadrature import (
     integration_matrix,
     interpolation_matrix,
 )
-from dno.spectral import SpaceFilter, TruncatedTransform, available_modes_t
+from dno.spectral import ChannelMixing, SpaceFilter, TruncatedTransform, available_modes_t
 
 
 @pytest.fixture(autouse=True)
@@ -31,45 +31,77 @@ SHAPES = pytest.mark.parametrize(
 )
 
 
-def fourier_layer(shape: tuple[int, int, int, int], width: int = 5, **options: object) -> FourierLayer:
+def fourier_layers(
+    shape: tuple[int, int, int, int], reach: tuple[int, ...] = (0,), width: int = 5, dropout: float = 0.0
+) -> FourierLayers:
     torch.manual_seed(0)
-    return FourierLayer(*shape, width, **({"dropout": 0.0} | options))
+    return FourierLayers(FourierLayer(*shape, width, dropout, r) for r in reach)
+
+
+def values_and_gradients(layers: FourierLayers, x: torch.Tensor, rows: int = 1) -> list[torch.Tensor]:
+    torch.manual_seed(1)  # the same places are dropped
+    out = layers(x, rows)
+    torch.manual_seed(2)
+    return [out, *torch.autograd.grad(out, [x, *layers.parameters()], torch.randn_like(out))]
+
+
+def assert_equal(found: list[torch.Tensor], expected: list[torch.Tensor]) -> None:
+    for one, other in zip(found, expected, strict=True):
+        assert (one - other).abs().max() <= 1e-12 * other.abs().max()
 
 
 @SHAPES
-@pytest.mark.parametrize(("rows", "reach", "dropout"), [(1, 0, 0.0), (4, 2, 0.0), (2, 3, 0.0), (1, 0, 0.5)])
-def test_fourier_layer_and_its_gradients_equal_the_rfft_form(shape, rows, reach, dropout):
-    layer = fourier_layer(shape, reach=reach, dropout=dropout)
+@pytest.mark.parametrize(("rows", "reach"), [(1, (0,)), (1, (0, 0, 0)), (3, (2,)), (5, (2, 0, 1)), (4, (3, 0))])
+@pytest.mark.parametrize("dropout", [0.0, 0.5])
+def test_fourier_layers_and_their_gradients_equal_the_rfft_form(shape, rows, reach, dropout):
+    layers = fourier_layers(shape, reach, dropout=dropout)
     x = torch.randn(shape[0], shape[1], 2 * rows, 5, requires_grad=True)
-    upstream = torch.randn_like(x)
+    for field in (x, (2 * x).detach().requires_grad_()):  # the second one in the memory of the first
+        fast = values_and_gradients(layers, field, rows)
+        with plain():
+            assert_equal(fast, values_and_gradients(layers, field, rows))
 
-    def values_and_gradients() -> list[torch.Tensor]:
-        torch.manual_seed(1)  # the same places are dropped
-        out = layer(x, rows)
-        return [out, *torch.autograd.grad(out, [x, *layer.parameters()], upstream, allow_unused=True)]
 
-    fast = values_and_gradients()
-    with plain():
-        reference = values_and_gradients()
-    for value, expected in zip(fast, reference, strict=True):
-        if expected is None:
-            assert value is None  # a tap that reaches beyond the first row
-        else:
-            assert (value - expected).abs().max() <= 1e-12 * expected.abs().max()
+def test_layers_that_are_called_again_before_a_gradient_is_asked_for_give_the_same_ones():
+    layers = fourier_layers((33, 1, 12, 1), (1, 0))
+    one, other = (torch.randn(33, 1, 6, 5, requires_grad=True) for _ in range(2))
+    parameters = list(layers.parameters())
+    expected = [values_and_gradients(layers, x, 2) for x in (one, other)]
+    outs = [layers(x, 2) for x in (one, other)]
+    with torch.no_grad():
+        assert torch.equal(layers(other, 2), outs[1])
+    with torch.inference_mode():
+        assert torch.equal(layers(one, 2), outs[0])
+    torch.manual_seed(2)
+    upstream = torch.randn_like(outs[0])
+    for x, out, (values, *gradients) in zip((one, other), outs, expected, strict=True):
+        assert torch.equal(out, values)
+        assert_equal(torch.autograd.grad(out, [x, *parameters], upstream), gradients)
+    assert torch.equal(outs[0], expected[0][0])  # later calls do not write where a result lies
+
+
+def test_a_second_gradient_is_either_right_or_refused():
+    layers = fourier_layers((33, 1, 12, 1), (0, 0))
+    x = torch.randn(33, 1, 2, 5, requires_grad=True)
+    out = layers(x)
+    first = torch.autograd.grad(out.sum(), x, retain_graph=True)[0]
+    assert torch.equal(torch.autograd.grad(out.sum(), x, retain_graph=True)[0], first)
+    layers(2 * x)
+    with pytest.raises(RuntimeError, match="computed something else"):
+        torch.autograd.grad(out.sum(), x)
 
 
 @pytest.mark.parametrize("shape", [(5, 1, 3, 1), (5, 4, 2, 3)])
-def test_fourier_layer_and_gate_pass_gradcheck(shape):
-    layer = fourier_layer(shape, width=2, reach=1)
+def test_fourier_layers_and_gate_pass_gradcheck(shape):
+    layers = fourier_layers(shape, (1, 0), width=2)
     x = torch.randn(shape[0], shape[1], 4, 2, requires_grad=True)
-    assert torch.autograd.gradcheck(lambda field: layer(field, 2), (x,))
+    assert torch.autograd.gradcheck(lambda field: layers(field, 2), (x,))
     network = PointwiseNetwork(3, 3)
     assert torch.autograd.gradcheck(network, (torch.randn(4, 3, requires_grad=True),))
 
 
 def test_both_forms_of_the_transform_give_the_same_numbers(monkeypatch):
-    field = torch.randn(97, 1, 3, 2)
-    spectrum = torch.randn(40, 2, 3, 2)
+    field, spectrum = torch.randn(97, 6), torch.randn(80, 6)
     found = []
     for longest_matrix in (0, 10**9):
         monkeypatch.setattr(spectral, "MATRIX_MODES", longest_matrix)
@@ -79,7 +111,10 @@ def test_both_forms_of_the_transform_give_the_same_numbers(monkeypatch):
         synthesis, adjoint = torch.ones_like(field), torch.ones_like(field)
         transform.add_synthesis(synthesis, spectrum)
         transform.add_analysis_adjoint(adjoint, spectrum)
-        found.append([transform.analyse(field), transform.synthesis_adjoint(field), synthesis, adjoint])
+        analysed, by_spectrum = torch.empty_like(spectrum), torch.empty_like(spectrum)
+        transform.analyse(field, analysed)
+        transform.synthesis_adjoint(field, by_spectrum)
+        found.append([analysed, by_spectrum, synthesis, adjoint])
     for one, other in zip(*found, strict=True):
         assert torch.allclose(one, other, atol=1e-12 * one.abs().max().item())
 
@@ -103,11 +138,20 @@ def test_pointwise_network_and_its_gradients_equal_the_plain_form(network):
         assert torch.equal(network(x), fast[0])
 
 
-def test_fourier_layer_in_single_precision_stays_within_a_millionth():
-    layer = fourier_layer((33, 1, available_modes_t(32), 1), width=8)
+def test_channel_mixing_is_the_complex_product():
+    mixing = ChannelMixing(torch.empty(0), 3, 2, 4)
+    x, weight = torch.randn(3, 2, 2, 4), torch.randn(3, 4, 2, 4)
+    mixing.forward(x.view(3, 4, 4), weight.view(3, 4, 8))
+    expected = torch.complex(x[:, 0], x[:, 1]) @ torch.complex(weight[:, :, 0], weight[:, :, 1])
+    found = mixing.rows.view(3, 2, 2, 4)
+    assert torch.allclose(torch.complex(found[:, 0], found[:, 1]), expected, rtol=1e-12)
+
+
+def test_fourier_layers_in_single_precision_stays_within_a_millionth():
+    layers = fourier_layers((33, 1, available_modes_t(32), 1), width=8)
     x = torch.randn(33, 1, 4, 8)
-    double = layer(x)
-    assert (layer.float()(x.float()) - double).abs().max() <= 1e-6 * double.abs().max()
+    double = layers(x)
+    assert (layers.float()(x.float()) - double).abs().max() <= 1e-6 * double.abs().max()
 
 
 def test_space_filter_commutes_with_shifts_and_represents_the_second_derivative():

@@ -30,9 +30,9 @@ def integration_matrix(n_points: int, spacing: float, degree: int = DEGREE) -> n
     Each cell is integrated by Gauss–Legendre nodes of the local interpolant, which is exact for its degree.
     """
     nodes, weights = np.polynomial.legendre.leggauss(degree // 2 + 1)
+    at = np.arange(n_points - 1)[:, None] + (nodes + 1) / 2
     cells = np.zeros((n_points, n_points))
-    for j in range(n_points - 1):
-        cells[j + 1] = (weights / 2) @ interpolation_matrix(n_points, j + (nodes + 1) / 2, degree)
+    cells[1:] = weights / 2 @ interpolation_matrix(n_points, at.ravel(), degree).reshape(*at.shape, n_points)
     return spacing * np.cumsum(cells, axis=0)
 
 

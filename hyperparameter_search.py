@@ -36,7 +36,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         return 2
     options = parse_arguments(sys.argv[1:] if argv is None else argv)
     configure_logging(options.verbosity)
-    from search.environment import prepare_process
+    from search.environment import prepare_process, uncollected
 
     prepare_process()  # before numpy is imported
     try:
@@ -52,7 +52,8 @@ def main(argv: Sequence[str] | None = None) -> int:
 
         families = choose_families(options)
         check_places(options)
-        from search.plan import check_stored, prepare_studies, with_workers  # with torch, which takes seconds
+        with uncollected():
+            from search.plan import check_stored, prepare_studies, with_workers  # with torch, which takes seconds
 
         options = with_workers(options)
         plans, data = prepare_studies(options, families)
@@ -82,8 +83,11 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 def search_all(plans: list["StudyPlan"], data: dict[str, "FamilyData"], options: "Options", since: float) -> int:
     """Searches one study after the other, each to its leaderboard; returns the exit code."""
-    from search.interruption import watched
-    from search.study import StudyStopped, announce, search_study
+    from search.environment import uncollected
+
+    with uncollected():
+        from search.interruption import watched
+        from search.study import StudyStopped, announce, search_study
 
     announce(plans, options)
     n_complete = 0

@@ -258,7 +258,10 @@ class Best:
         if not error < self.error:
             return False
         self.error, self.epoch, self.seconds = error, epoch, seconds
-        self.state = {name: value.detach().clone() for name, value in operator.state_dict().items()}
+        if self.state is None:
+            self.state = {name: torch.empty_like(value) for name, value in operator.state_dict().items()}
+        for name, value in operator.state_dict().items():
+            self.state[name].copy_(value)
         return True
 
 

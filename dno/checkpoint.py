@@ -54,10 +54,10 @@ def save(operator: Operator, path: str | Path, metadata: Mapping[str, object] | 
         header[name] = {"dtype": kind, "shape": list(tensor.shape), "data_offsets": [start, end]}
     text = json.dumps(header, separators=(",", ":")).encode()
     text += b" " * (-len(text) % 8)  # the tensors begin at a multiple of 8
-    content = b"".join([len(text).to_bytes(8, "little"), text, *parts])
+    content = bytearray().join([len(text).to_bytes(8, "little"), text, *parts])
     place = content.index(f'"sha256":"{NO_DIGEST}"'.encode()) + len('"sha256":"')
-    digest = hashlib.sha256(content).hexdigest().encode()
-    Path(path).write_bytes(content[:place] + digest + content[place + 64 :])
+    content[place : place + 64] = hashlib.sha256(content).hexdigest().encode()
+    Path(path).write_bytes(content)
 
 
 def load(path: str | Path, device: str | torch.device = "cpu") -> Operator:

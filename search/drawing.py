@@ -4,6 +4,7 @@
 """
 
 import contextlib
+import gc
 import json
 import os
 import signal
@@ -60,6 +61,7 @@ def main() -> None:
     """Draws what the one line that it reads asks for; where nothing comes, the search is gone."""
     answers, sys.stdout = sys.stdout, sys.stderr  # whatever a library prints
     try:
+        gc.disable()  # it passes over all that is imported and drawn, and over what forked processes share
         from report.figures import save_study
 
         request = sys.stdin.readline()

@@ -18,6 +18,7 @@ from experiment_tracker import WandbSettings, choose_wandb_mode
 from search.collect import bring_here
 from search.command_line import Options
 from search.confirmation import confirm, confirmations, repetitions
+from search.environment import uncollected
 from search.interruption import Interruption
 from search.leaderboard import Progress, Row, Times, format_leaderboard, leaderboard_rows, next_commands
 from search.places import Unwritable, unwritable
@@ -94,11 +95,13 @@ def search_study(
         until_the_end.enter_context(signs_of_life(options.storage))
         settings = WandbSettings(options.wandb_mode, options.wandb_project, options.wandb_entity, options.results_dir)
         try:
-            bench = open_bench(plan, options, choose_wandb_mode(settings), data)
+            with uncollected():
+                bench = open_bench(plan, options, choose_wandb_mode(settings), data)
         except ValueError as error:
             raise StudyStopped(str(error), 2) from error
         settle([bench])
-        live = until_the_end.enter_context(live_study(bench))
+        with uncollected():
+            live = until_the_end.enter_context(live_study(bench))
         idle = 0.0
         try:
             idle = run_slots([bench], interruption, live.update)

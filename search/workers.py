@@ -22,7 +22,7 @@ import optuna
 from experiment_tracker import WandbSettings
 from search.budget import enough
 from search.command_line import Options
-from search.environment import prepare_process
+from search.environment import prepare_process, uncollected
 from search.interruption import Interruption
 from search.places import Unwritable, unwritable
 from search.plan import StudyPlan, worker_device
@@ -252,7 +252,8 @@ def _work(
     logging.getLogger("search.postgresql").setLevel(logging.ERROR)  # the searching process tells of outages
     try:
         prepare_process()
-        benches = open_benches(plans, options, settings)
+        with uncollected():
+            benches = open_benches(plans, options, settings)
         while not channel.stop_requested() and run_next(benches, channel):
             pass
         benches[0].wandb.close()

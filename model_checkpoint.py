@@ -68,7 +68,7 @@ class Training:
         self.optimizer.load_state_dict(saved["optimizer"])
         for part, attributes in zip(self.progress, saved["progress"], strict=True):
             for name, value in attributes.items():
-                setattr(part, name, value)
+                setattr(part, name, _on(self.order.device, value))
         self.order.set_state(saved["order"])
         torch.set_rng_state(saved["random"])
         if saved["random_device"] is not None:
@@ -79,6 +79,13 @@ class Training:
 def _plain_attributes(part: object) -> dict[str, object]:
     """What of an object's attributes can change: numbers, and numbers or tensors by name."""
     return {name: value for name, value in vars(part).items() if value is None or isinstance(value, int | float | dict)}
+
+
+def _on(device: torch.device, value: object) -> object:
+    """The same with its tensors on the device."""
+    if not isinstance(value, dict):
+        return value
+    return {name: entry.to(device) if isinstance(entry, torch.Tensor) else entry for name, entry in value.items()}
 
 
 def _are_equal(value: object, weights: dict[str, torch.Tensor]) -> bool:

@@ -79,14 +79,15 @@ class Operator(nn.Module):
         """Set the buffers from the training split: history (N, M+1, C), solution (N, T, C) with mask (N, T)."""
         path = torch.cat([history, solution], 1).double()
         valid = torch.cat([torch.ones_like(history[..., 0], dtype=torch.bool), mask], 1)
-        both = valid[:, 1:] & valid[:, :-1]
+        both = (valid[:, 1:] & valid[:, :-1]).flatten().nonzero().flatten()  # an index: a mask is searched every time
+        valid = valid.flatten().nonzero().flatten()
         if self.homogeneous:
             scale = history.double().square().mean((1, 2)).sqrt().clamp_min(TINY)
             state = path / scale[:, None, None]
         else:
             state = path.clamp_min(TINY).log() if self.log_state else path
         components = self.spec.components
-        entries = state[valid].reshape(-1, components)
+        entries = state.flatten(0, 1)[valid].reshape(-1, components)
         if not self.homogeneous:
             self.mean.copy_(entries.mean(0))
             deviation = entries.std(0)
@@ -95,12 +96,12 @@ class Operator(nn.Module):
         self.low.copy_((low - (high - low) - self.mean) / self.deviation)
         self.high.copy_((high + (high - low) - self.mean) / self.deviation)
         if self.log_state:
-            values = path[valid].reshape(-1, components)
+            values = path.flatten(0, 1)[valid].reshape(-1, components)
             self.value_mean.copy_(values.mean(0))
             self.value_deviation.copy_(values.std(0).clamp_min(TINY))
             self.value_high.copy_(2 * values.amax(0))
         rate = state.diff(dim=1) * self.spec.points_per_delay / tau.double()[:, None, None]
-        rate = rate[both].reshape(-1, components).square().mean(0).sqrt() / self.deviation
+        rate = rate.flatten(0, 1)[both].reshape(-1, components).square().mean(0).sqrt() / self.deviation
         self.rate_scale.copy_(torch.where(rate > 1e-12, rate, torch.ones_like(rate)))
         for name, values in (("parameter", params.double()), ("tau", tau.double())):
             getattr(self, f"{name}_mean").copy_(values.mean(0))

@@ -108,7 +108,7 @@ def draw_results(
 
 
 def save_study(results_dir: Path, study: str, folder: Path) -> dict[str, tuple[Path, str]]:
-    """The figures of one study as PNG files in `folder`: name -> (file, caption).
+    """The figures of one study as PNG files for a screen in `folder`: name -> (file, caption).
 
     They become pixels side by side, in forked processes: this one should have no threads. Raises RuntimeError where one
     of them fails.
@@ -135,7 +135,7 @@ def save_study(results_dir: Path, study: str, folder: Path) -> dict[str, tuple[P
 
 def _save(figure: Figure, folder: Path, name: str, problems: SimpleQueue) -> None:
     try:
-        style.save(figure, folder, name, ["png"])
+        figure.savefig(folder / f"{name}.png", dpi=style.SCREEN_DPI)
     except Exception as error:
         problems.put(f"{name}: {error}")
 

@@ -27,6 +27,7 @@ from PIL import Image
 from experiment_tracker import write_atomically
 
 DPI = 300
+SCREEN_DPI = 200
 TINY = 1e-200  # what is below, or above its inverse, has no place on a logarithmic axis
 FRAME = "#D55E00"  # of the best cell, and of points on a front
 SMALLEST = 6.5  # points: no letter of a figure is smaller, whatever its width

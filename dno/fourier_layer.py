@@ -40,9 +40,15 @@ class _Pass:
     Of R rows it computes those that see `reach` rows before them: -> (S, X, (R - reach) B, C).
     """
 
-    def __init__(self, form: _Form, like: Tensor, shape: tuple[int, ...], batch: int, scratch: _Scratch) -> None:
-        self.form, self.batch, self.scratch, self.first = form, batch, scratch, form.reach * batch
-        n_modes, (length, _, samples, width) = form.transform.n_modes, shape
+    def __init__(
+        self, form: _Form, like: Tensor, shape: tuple[int, ...], batch: int, scratch: dict[tuple[int, int], _Scratch]
+    ) -> None:
+        self.form, self.batch, self.first = form, batch, form.reach * batch
+        n_modes, length, samples, width = form.transform.n_modes, shape[0], shape[2] - self.first, shape[3]
+        self.shape = shape = (*shape[:2], samples, width)
+        if (n_modes, samples) not in scratch:
+            scratch[n_modes, samples] = _Scratch(like, shape, n_modes)
+        self.scratch = scratch[n_modes, samples]
         self.z, self.out = like.new_empty(shape), like.new_empty(shape)
         self.z_columns, self.z_points = self.z.view(length, -1), self.z.view(-1, width)
         self.spectrum = like.new_empty(n_modes, 2 * samples, width)
@@ -103,14 +109,10 @@ class _Passes:
 
     def __init__(self, key: tuple[object, ...], forms: list[_Form], x: Tensor, batch: int) -> None:
         self.key, self.turn, self.layers = key, 0, []
-        scratch: dict[tuple[int, ...], _Scratch] = {}
-        length, space, samples, width = x.shape
+        scratch, shape = {}, x.shape
         for form in forms:
-            samples -= form.reach * batch
-            shape, n_modes = (length, space, samples, width), form.transform.n_modes
-            if (samples, n_modes) not in scratch:
-                scratch[samples, n_modes] = _Scratch(x, shape, n_modes)
-            self.layers.append(_Pass(form, x, shape, batch, scratch[samples, n_modes]))
+            self.layers.append(_Pass(form, x, shape, batch, scratch))
+            shape = self.layers[-1].shape
         counts = [0, *(3 + form.reach for form in forms)]
         ends = [sum(counts[: i + 1]) for i in range(len(counts))]
         self.own = [slice(*piece) for piece in pairwise(ends)]  # of all parameters
@@ -168,17 +170,20 @@ class FourierLayers(nn.ModuleList):
         self._passes: _Passes | None = None
 
     def forward(self, x: Tensor, rows: int = 1) -> Tensor:
+        x, batch = x.contiguous(), x.shape[2] // rows
         forms, parameters = [], []
         for layer in self:
             forms.append(_Form(layer.spectral.transform, layer.reach, layer.dropout.p if self.training else 0.0))
-            parameters += [layer.spectral.weight, layer.taps[0].bias, *(tap.weight for tap in layer.taps)]
+            parameters.append([layer.spectral.weight, layer.taps[0].bias, *(tap.weight for tap in layer.taps)])
+        if not torch.is_grad_enabled():  # a layer's memory is freed as soon as it is done
+            for form, own in zip(forms, parameters, strict=True):
+                x = _Pass(form, x, x.shape, batch, {}).forward(x, *own)
+            return x
         key = forms, rows, x.shape, x.dtype, x.device
-        passes = None
-        if torch.is_grad_enabled():
-            passes, self._passes = self._passes, None  # not to be overwritten before its gradient is asked for
+        passes, self._passes = self._passes, None  # not to be overwritten before its gradient is asked for
         if passes is None or passes.key != key:
-            passes = _Passes(key, forms, x, x.shape[2] // rows)
-        return _Chain.apply(x.contiguous(), self, passes, *parameters)
+            passes = _Passes(key, forms, x, batch)
+        return _Chain.apply(x, self, passes, *chain.from_iterable(parameters))
 
     def free(self, passes: _Passes) -> None:
         """Keeps the memory for the next call; not on a GPU, where a graph may have recorded where it lies."""

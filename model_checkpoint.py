@@ -32,7 +32,7 @@ DAMAGE = (RuntimeError, pickle.UnpicklingError, ValueError, TypeError, LookupErr
 DAMAGE += (EOFError, OSError, OverflowError, MemoryError, struct.error)
 ZIP = b"PK\x03\x04"
 PARTS = ("operator", "optimizer", "progress", "order", "random", "random_device", "records")
-SHARE = 0.01  # of the time, at most: a wide operator can take longer to save than a GPU needs for an epoch
+SHARE = 0.005  # of the time, at most: a wide operator can take longer to save than a GPU needs for an epoch
 KEPT = 2  # the newest checkpoints: should the last be damaged, one epoch more is trained again
 
 

@@ -327,10 +327,11 @@ def search(seconds: float) -> list[Row]:
                 [sys.executable, *command], cwd=ROOT, check=True, capture_output=True, text=True
             ).stdout
             spent[workers] = time.perf_counter() - start
-            share = float(re.search(r"everything else .* s \((\d+) %\)", text).group(1))
-            print(f"search, {workers} workers: {spent[workers]:.1f} s, {share:.0f} % beside training", flush=True)
+            whole, beside = map(float, re.search(r"time: ([\d.]+) s.*everything else .* ([\d.]+) s \(", text).groups())
+            share = 100 * beside / (workers * whole)
+            print(f"search, {workers} workers: {spent[workers]:.1f} s, {share:.1f} % beside training", flush=True)
             if workers == 1:
-                rows.append(Row(f"search of {trials} trials of {epochs} epochs, time beside training", share, "%"))
+                rows.append(Row(f"search of {trials} trials of {epochs} epochs, time beside training", round(share, 1), "%"))
     return [*rows, ratio(f"two workers against one, {trials} trials (needs two idle cores)", spent[2], spent[1], 1.8)]
 
 

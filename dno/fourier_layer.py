@@ -7,7 +7,7 @@ on a CPU a chain keeps its memory and the views from one training step to the ne
 """
 
 from collections.abc import Iterable
-from itertools import chain, pairwise
+from itertools import accumulate, chain, pairwise
 from typing import NamedTuple
 
 import torch
@@ -113,8 +113,7 @@ class _Passes:
         for form in forms:
             self.layers.append(_Pass(form, x, shape, batch, scratch))
             shape = self.layers[-1].shape
-        counts = [0, *(3 + form.reach for form in forms)]
-        ends = [sum(counts[: i + 1]) for i in range(len(counts))]
+        ends = accumulate((3 + form.reach for form in forms), initial=0)
         self.own = [slice(*piece) for piece in pairwise(ends)]  # of all parameters
 
 

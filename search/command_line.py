@@ -260,7 +260,7 @@ def _add_training_flags(parser: argparse.ArgumentParser) -> None:
         type=_integer(1),
         default=1,
         metavar="N",
-        help="epochs that a killed trial loses at most, or 100 times what saving takes",
+        help="epochs that a killed trial loses at most, or 200 times what saving takes",
     )
 
 

@@ -331,7 +331,8 @@ def search(seconds: float) -> list[Row]:
             share = 100 * beside / (workers * whole)
             print(f"search, {workers} workers: {spent[workers]:.1f} s, {share:.1f} % beside training", flush=True)
             if workers == 1:
-                rows.append(Row(f"search of {trials} trials of {epochs} epochs, time beside training", round(share, 1), "%"))
+                name = f"search of {trials} trials of {epochs} epochs, time beside training"
+                rows.append(Row(name, round(share, 1), "%"))
     return [*rows, ratio(f"two workers against one, {trials} trials (needs two idle cores)", spent[2], spent[1], 1.8)]
 
 

@@ -82,10 +82,12 @@ def _plain_attributes(part: object) -> dict[str, object]:
 
 
 def _on(device: torch.device, value: object) -> object:
-    """The same with its tensors on the device."""
+    """A copy, its tensors on the device."""
     if not isinstance(value, dict):
         return value
-    return {name: entry.to(device) if isinstance(entry, torch.Tensor) else entry for name, entry in value.items()}
+    return {
+        name: entry.to(device, copy=True) if isinstance(entry, torch.Tensor) else entry for name, entry in value.items()
+    }
 
 
 def _are_equal(value: object, weights: dict[str, torch.Tensor]) -> bool:

@@ -68,7 +68,7 @@ def ratio(name: str, ours: float, theirs: float, target: float | None = None) ->
 
 
 def medians(calls: dict[str, Call], seconds: float, clock: Callable[[], float] = time.process_time) -> dict[str, float]:
-    """Median time of a call of each in about `seconds` in all: by turns, four calls each, as a step follows a step."""
+    """Median time of a call: two to warm up, then four of each by turns for `seconds`, as a step follows a step."""
     times: dict[str, list[float]] = {name: [] for name in calls}
     for call in calls.values():
         call()

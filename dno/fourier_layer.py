@@ -49,7 +49,8 @@ class _Pass:
         if (n_modes, samples) not in scratch:
             scratch[n_modes, samples] = _Scratch(like, shape, n_modes)
         self.scratch = scratch[n_modes, samples]
-        self.z, self.out = like.new_empty(shape), like.new_empty(shape)
+        self.z = like.new_empty(shape)
+        self.out: Tensor | None = like.new_empty(shape)
         self.z_columns, self.z_points = self.z.view(length, -1), self.z.view(-1, width)
         self.spectrum = like.new_empty(n_modes, 2 * samples, width)
         self.spectrum_rows, self.spectrum_transposed = self.spectrum.view(2 * n_modes, -1), self.spectrum.mT
@@ -123,9 +124,11 @@ class _Chain(torch.autograd.Function):
         ctx.save_for_backward(x, *parameters)
         passes.turn += 1
         ctx.layers, ctx.passes, ctx.turn = layers, passes, passes.turn
-        passes.layers[-1].out = torch.empty_like(passes.layers[-1].out)  # the caller's
+        last = passes.layers[-1]
+        last.out = torch.empty_like(last.z)
         for layer, own in zip(passes.layers, passes.own, strict=True):
             x = layer.forward(x, *parameters[own])
+        last.out = None  # the result is the caller's, and soon knows of this function: a circle
         return x
 
     @staticmethod
@@ -183,6 +186,10 @@ class FourierLayers(nn.ModuleList):
         if passes is None or passes.key != key:
             passes = _Passes(key, forms, x, batch)
         return _Chain.apply(x, self, passes, *chain.from_iterable(parameters))
+
+    def __getstate__(self) -> dict[str, object]:
+        """A copy or a pickle has no memory to keep."""
+        return self.__dict__ | {"_passes": None}
 
     def free(self, passes: _Passes) -> None:
         """Keeps the memory for the next call; not on a GPU, where a graph may have recorded where it lies."""

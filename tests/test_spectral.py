@@ -1,5 +1,10 @@
 """The fast layers against their plain forms (rfft, einsum, autograd), and the quadrature matrices against calculus."""
 
+import copy
+import gc
+import pickle
+import weakref
+
 import numpy as np
 import pytest
 import torch
@@ -89,6 +94,34 @@ def test_a_second_gradient_is_either_right_or_refused():
     layers(2 * x)
     with pytest.raises(RuntimeError, match="computed something else"):
         torch.autograd.grad(out.sum(), x)
+
+
+def test_layers_that_have_trained_can_be_copied():
+    layers = fourier_layers((17, 1, 5, 1), (0, 0))
+    x = torch.randn(17, 1, 2, 5, requires_grad=True)
+    expected = values_and_gradients(layers, x)
+    copied = pickle.loads(pickle.dumps(copy.deepcopy(layers)))
+    for one, other in zip(values_and_gradients(copied, x), expected, strict=True):
+        assert torch.equal(one, other)
+    assert copied._passes is not layers._passes
+
+
+def test_memory_of_layers_is_freed_without_a_collection():
+    layers = fourier_layers((17, 1, 5, 1), (0, 0))
+    x = torch.randn(17, 1, 2, 5, requires_grad=True)
+    gc.collect()
+    gc.disable()
+    try:
+        out = layers(x)
+        passes = weakref.ref(out.grad_fn.passes)
+        del out
+        assert passes() is None
+        values_and_gradients(layers, x)
+        whole = weakref.ref(layers)
+        del layers
+        assert whole() is None
+    finally:
+        gc.enable()
 
 
 @pytest.mark.parametrize("shape", [(5, 1, 3, 1), (5, 4, 2, 3)])

@@ -118,8 +118,9 @@ def mounted(folder: Path, *arguments: object) -> Iterator[None]:
         subprocess.run(["umount", folder], check=True)
 
 
-def small_disk(folder: Path) -> AbstractContextManager[None]:
-    return mounted(folder, "-t", "tmpfs", "-o", "size=64k", "tmpfs")
+def small_disk(folder: Path, size: str = "32k") -> AbstractContextManager[None]:
+    """By default without room for one trial."""
+    return mounted(folder, "-t", "tmpfs", "-o", f"size={size}", "tmpfs")
 
 
 def test_read_only_results_are_refused_in_one_line(place: Place) -> None:
@@ -191,7 +192,7 @@ def test_full_disk_of_one_machine_leaves_its_trials_to_the_others(
 def test_full_disk_of_the_artifacts_keeps_the_trial(place: Place, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("DNO_HEARTBEAT_SECONDS", "0.3")
     shared = place.root / "small"
-    with small_disk(shared), private_server() as server:
+    with small_disk(shared, "64k"), private_server() as server:
         common = ["--storage", server.url(), "--artifacts", shared, "-q"]
         (shared / "filler").write_bytes(b"0" * 52_000)
         for _ in range(2):

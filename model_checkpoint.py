@@ -23,7 +23,7 @@ from experiment_tracker import EpochRecord, write_atomically
 from model_optimizer import JointOptimizer
 
 logger = logging.getLogger(__name__)
-torch.serialization.set_crc32_options(False)  # a third of the time of `torch.save`; there is a sha256
+torch.serialization.set_crc32_options(False)  # 7 ms for 26 MB; there is a sha256
 
 HEADER = b"dno-training-state 1 "  # then the sha256 of all that follows the line
 DIGITS = 64

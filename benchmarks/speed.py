@@ -328,7 +328,7 @@ def search(seconds: float) -> list[Row]:
             ).stdout
             spent[workers] = time.perf_counter() - start
             whole, beside = map(float, re.search(r"time: ([\d.]+) s.*everything else .* ([\d.]+) s \(", text).groups())
-            share = 100 * beside / (workers * whole)
+            share = 100 * beside / whole
             print(f"search, {workers} workers: {spent[workers]:.1f} s, {share:.1f} % beside training", flush=True)
             if workers == 1:
                 name = f"search of {trials} trials of {epochs} epochs, time beside training"

@@ -2,8 +2,8 @@
 
 K is a spectral convolution, W_0 a pointwise map, W_k maps of earlier rows (the stacked history's causal kernel). By
 hand it takes no copies: matrix products accumulate in place, and slices of the spectrum need no zero-filled gradients.
-At the sizes of a search, asking for memory, making views of it and fetching it into the cache is a fifth of a step; so
-on a CPU a chain keeps its memory and the views from one training step to the next.
+At the sizes of a search, asking for memory, making views of it and fetching it into the cache is an eighth of a step;
+so on a CPU a chain keeps its memory and the views from one training step to the next.
 """
 
 from collections.abc import Iterable

@@ -101,12 +101,10 @@ class TruncatedTransform(nn.Module):
 
     def analyse(self, columns: Tensor, out: Tensor) -> None:
         """out = F x: (S, X B C) -> (2 m Q, B C)."""
-        if self.n_space == 1:
-            self._analyse_time(columns, out)
-            return
-        spectrum = columns.new_empty(2 * self.modes_t, columns.shape[1])
+        spectrum = out if self.n_space == 1 else columns.new_empty(2 * self.modes_t, columns.shape[1])
         self._analyse_time(columns, spectrum)
-        self._map_space(self.space_forward, spectrum, out)
+        if self.n_space > 1:
+            self._map_space(self.space_forward, spectrum, out)
 
     def add_synthesis(self, columns: Tensor, spectrum: Tensor) -> None:
         """columns += G y: y (2 m Q, B C) onto (S, X B C)."""
